@@ -1,0 +1,1 @@
+"""Plain facts: tokens, settings, the series encoding, errors. No torch, no llamafactory."""
