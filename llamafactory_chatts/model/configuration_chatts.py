@@ -1,0 +1,138 @@
+"""Configurations of the two kinds of ChatTS, and how a checkpoint is recognised.
+
+A checkpoint is ChatTS when its ``config.json`` has a ``ts`` block and ``ts_token_start_index``, whatever
+its ``model_type`` says (``chatts``, ``qwen3ts``, ``qwen2`` and ``qwen3`` all occur in the wild).
+"""
+
+from typing import Any
+
+from transformers import PreTrainedConfig, Qwen2Config, Qwen3Config
+
+from ..core.contract import QWEN2_TYPE, QWEN3_TYPE
+from ..core.errors import ChatTSError
+
+
+TS_DEFAULTS: dict[str, Any] = {
+    "patch_size": 8,
+    "num_layers": 5,
+    "hidden_size": None,  # the backbone's
+    "embedding_dim": 16,
+    "max_sequence_length": 32768,
+    "num_features": 2,
+    "use_position_embedding": True,
+    "use_position_idx": False,
+    "use_layer_norm": False,
+}
+"""Settings of the encoder (the ``ts`` block) where a config does not give them."""
+
+HUB_SETTINGS = ("cache_dir", "revision", "token", "local_files_only", "subfolder", "force_download")
+"""Arguments of ``from_pretrained`` that say where a file is, rather than what to build from it."""
+
+
+class _TimeSeriesConfig:
+    """What both kinds add to the backbone's configuration.
+
+    ``model_type`` in memory is always the class's own, so that tables keyed by it have one row per kind.
+    On disk the config keeps what its checkpoint said: ``model_type``, ``auto_map`` (names of files that
+    vLLM's published ChatTS code looks for; never executed here) and the older spelling of the fields that
+    transformers 5 renamed (``rope_theta``, ``rope_scaling``, ``torch_dtype``).
+    """
+
+    def __post_init__(self, **kwargs):
+        self._published = {
+            key: kwargs.pop(key) for key in ("model_type", "auto_map") if kwargs.get(key) is not None
+        }
+        super().__post_init__(**kwargs)
+        if self.ts is not None:
+            self.ts = {**TS_DEFAULTS, "hidden_size": self.hidden_size, **self.ts}
+
+    def to_dict(self) -> dict[str, Any]:
+        output = super().to_dict()
+        output.update(output.pop("_published", {}))
+        rope = output.get("rope_parameters") or {}
+        if "rope_theta" in rope:
+            output["rope_theta"] = rope["rope_theta"]
+
+        if rope.get("rope_type", "default") != "default":
+            output["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
+
+        if output.get("dtype") is not None:
+            output["torch_dtype"] = output["dtype"]
+
+        return output
+
+    @property
+    def time_series(self) -> dict[str, Any]:
+        """The ``ts`` block with defaults filled in."""
+        if self.ts is None:
+            raise ChatTSError(
+                "the config has no `ts` block, so it is no ChatTS base",
+                where=getattr(self, "_name_or_path", None) or "config.json",
+                fix="Use a ChatTS checkpoint, or turn a Qwen folder into a base: lmf-chatts init-base QWEN_DIR OUT",
+            )
+        return self.ts
+
+
+class Qwen2TSConfig(_TimeSeriesConfig, Qwen2Config):
+    """ChatTS on a Qwen2 or Qwen2.5 backbone (ChatTS-14B).
+
+    Args:
+        ts: settings of the encoder, see ``TS_DEFAULTS``.
+        ts_token_start_index: id of ``<ts>``.
+        ts_token_end_index: id of ``<ts/>``.
+    """
+
+    model_type = QWEN2_TYPE
+    ts: dict | None = None
+    ts_token_start_index: int | None = None
+    ts_token_end_index: int | None = None
+
+
+class Qwen3TSConfig(_TimeSeriesConfig, Qwen3Config):
+    """ChatTS on a Qwen3 backbone (ChatTS-8B). Fields as in :class:`Qwen2TSConfig`."""
+
+    model_type = QWEN3_TYPE
+    ts: dict | None = None
+    ts_token_start_index: int | None = None
+    ts_token_end_index: int | None = None
+
+
+def is_chatts(config: dict[str, Any]) -> bool:
+    """Tell whether a ``config.json`` belongs to a ChatTS checkpoint."""
+    return isinstance(config.get("ts"), dict) and config.get("ts_token_start_index") is not None
+
+
+def config_class(config: dict[str, Any], where: str) -> type[PreTrainedConfig]:
+    """Return the configuration class for a ChatTS ``config.json``.
+
+    Raises:
+        ChatTSError: the backbone is neither Qwen2 nor Qwen3.
+    """
+    hints = [str(config.get("model_type", "")), *(config.get("architectures") or [])]
+    for hint in (hint.lower() for hint in hints):
+        if "qwen3" in hint:
+            return Qwen3TSConfig
+        if "qwen2" in hint or hint == QWEN2_TYPE:
+            return Qwen2TSConfig
+
+    raise ChatTSError(
+        f"unknown ChatTS backbone: model_type {config.get('model_type')!r}, "
+        f"architectures {config.get('architectures')!r}",
+        where=where,
+        fix="Qwen2TSForCausalLM and Qwen3TSForCausalLM are supported",
+    )
+
+
+def load_config(name_or_path: str, **kwargs: Any) -> PreTrainedConfig | None:
+    """Return the ChatTS config of a folder or hub name, or None when it is no ChatTS checkpoint.
+
+    Args:
+        name_or_path: folder or hub name.
+        kwargs: as for :meth:`transformers.PreTrainedConfig.from_pretrained` (``cache_dir``, ``revision``, ...).
+    """
+    kwargs.pop("trust_remote_code", None)  # nothing from the checkpoint is executed
+    config_dict, kwargs = PreTrainedConfig.get_config_dict(name_or_path, **kwargs)
+    if not is_chatts(config_dict):
+        return None
+
+    return config_class(config_dict, str(name_or_path)).from_dict(config_dict, **kwargs)

@@ -1,0 +1,293 @@
+"""ChatTS for transformers: Qwen2 and Qwen3 with a time-series encoder. Only the difference from Qwen stands here."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import BitsAndBytesConfig, Qwen2ForCausalLM, Qwen3ForCausalLM
+from transformers import initialization as init
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils.generic import can_return_tuple
+
+from ..core.contract import IGNORE_INDEX
+from ..core.errors import ChatTSError
+from .checkpoint_files import copy_published_files
+from .configuration_chatts import Qwen2TSConfig, Qwen3TSConfig
+from .encoder import TimeSeriesEncoder
+from .joining import check_patches, expand_pairs, repeat_series
+
+
+class TimeSeriesForCausalLM:
+    """What both kinds add to the backbone.
+
+    Attributes:
+        full_logits_in_training: compute logits at every position in training, too. False by default: the
+            loss then needs logits at labelled positions only, and ``logits`` of the output is None.
+            Without labels, and in evaluation mode, logits are always complete.
+    """
+
+    full_logits_in_training = False
+    accepts_loss_kwargs = True  # tells transformers.Trainer that `num_items_in_batch` is honoured
+
+    def __init__(self, config) -> None:
+        super().__init__(config)
+        self.ts_encoder = TimeSeriesEncoder(config.time_series)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, TimeSeriesEncoder):
+            for layer in module.mlp:
+                if isinstance(layer, nn.Linear):
+                    init.xavier_uniform_(layer.weight)
+                    init.zeros_(layer.bias)
+        else:
+            super()._init_weights(module)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: Any, *args: Any, **kwargs: Any):
+        """Load a checkpoint; the encoder is left unquantised and must be present.
+
+        Raises:
+            ChatTSError: the checkpoint has no encoder weights (it would train on random ones).
+        """
+        quantization = kwargs.get("quantization_config")
+        if isinstance(quantization, dict) and (quantization.get("load_in_4bit") or quantization.get("load_in_8bit")):
+            quantization = kwargs["quantization_config"] = BitsAndBytesConfig.from_dict(quantization)
+
+        if isinstance(quantization, BitsAndBytesConfig):
+            skipped = quantization.llm_int8_skip_modules or ["lm_head"]
+            quantization.llm_int8_skip_modules = sorted({*skipped, "ts_encoder"})
+
+        want_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(name_or_path, *args, output_loading_info=True, **kwargs)
+        missing = sorted(key for key in info["missing_keys"] if key.startswith("ts_encoder."))
+        if missing:
+            raise ChatTSError(
+                f"the checkpoint has no weights for {', '.join(missing[:3])}"
+                + (f" and {len(missing) - 3} more" if len(missing) > 3 else ""),
+                where=str(name_or_path),
+                fix="Use a complete ChatTS checkpoint, or build a base: lmf-chatts init-base QWEN_DIR OUT",
+            )
+
+        return (model, info) if want_info else model
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            copy_published_files(self.config, save_directory)
+
+    def encode_timeseries(self, timeseries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return features ``(patches, hidden_size)`` and patches per series for ``(series, 2 * longest, 1)``."""
+        return self.ts_encoder(timeseries)
+
+    def _embed(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        labels: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+        timeseries: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Return ids (one ``<ts>`` per patch), embeddings with features in place, mask and labels."""
+        start_id, end_id = self.config.ts_token_start_index, self.config.ts_token_end_index
+        if timeseries is None or timeseries.shape[0] == 0:
+            if bool(((input_ids == start_id) | (input_ids == end_id)).any()):
+                raise ChatTSError(
+                    "input_ids hold <ts> or <ts/> but no series were given",
+                    where="timeseries",
+                    fix="Pass timeseries=... of shape (series, 2 * longest, 1), or remove the placeholder",
+                )
+
+            embeds = self.get_input_embeddings()(input_ids)
+            if self.training or torch.distributed.is_initialized():
+                # a rank whose batch has no series must not skip the encoder: the others would wait for it
+                features, _ = self.encode_timeseries(self.ts_encoder.dummy(input_ids.device))
+                embeds = embeds + 0.0 * features.sum().to(embeds)
+
+            return input_ids, embeds, attention_mask, labels
+
+        features, counts = self.encode_timeseries(timeseries.to(input_ids.device))
+        if bool((input_ids == end_id).any()):
+            packed = attention_mask is not None and (
+                attention_mask.shape != input_ids.shape or bool((attention_mask > 1).any())
+            )
+            if packed or position_ids is not None:
+                raise ChatTSError(
+                    "<ts><ts/> pairs change the length of a row, so position_ids, packed or 4-D masks and "
+                    "a cache do not fit",
+                    where="input_ids",
+                    fix="Write <ts> once per patch",
+                )
+
+            input_ids, attention_mask, labels = self._expand(input_ids, attention_mask, labels, counts)
+
+        at_patch = input_ids == start_id
+        check_patches(at_patch, counts)
+        embeds = self.get_input_embeddings()(input_ids)
+        embeds = embeds.masked_scatter(at_patch.unsqueeze(-1), features.to(embeds))
+        return input_ids, embeds, attention_mask, labels
+
+    def _expand(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        labels: torch.Tensor | None,
+        counts: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Return ids with one ``<ts>`` per patch, mask and labels, from ids with ``<ts><ts/>`` pairs."""
+        config = self.config
+        start_id, end_id, pad_id = config.ts_token_start_index, config.ts_token_end_index, config.pad_token_id or 0
+        batch = expand_pairs(input_ids, attention_mask, labels, counts, start_id, end_id, pad_id)
+        return batch.input_ids, batch.attention_mask, batch.labels
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        timeseries: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        return_logits: bool | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Run the model.
+
+        Args:
+            input_ids: shape ``(rows, length)``; a series is ``<ts>`` once per patch, or the pair ``<ts><ts/>``,
+                which makes the row longer (logits then have the longer length).
+            timeseries: shape ``(series, 2 * longest, 1)``, series in the order of their placeholders.
+            labels: shape ``(rows, length)``, -100 where there is none.
+            num_items_in_batch: the loss is the sum over labelled tokens divided by this; their own number if None.
+            return_logits: compute all logits even where the loss needs few; default see ``full_logits_in_training``.
+
+        Raises:
+            ChatTSError: placeholders and series do not fit each other, or a series is too long.
+        """
+        first_pass = past_key_values is None or past_key_values.get_seq_length() == 0
+        if inputs_embeds is None and (first_pass or timeseries is not None):
+            input_ids, inputs_embeds, attention_mask, labels = self._embed(
+                input_ids, attention_mask, labels, position_ids, timeseries
+            )
+        elif inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        elif timeseries is not None:
+            raise ChatTSError(
+                "timeseries cannot be joined to inputs_embeds", where="inputs_embeds", fix="Pass input_ids instead"
+            )
+
+        if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
+            position_ids = ((attention_mask != 0).long().cumsum(dim=-1) - 1).clamp(min=0)
+            position_ids = position_ids[:, -inputs_embeds.shape[1] :]
+
+        outputs = self.model(
+            input_ids=None,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden = outputs.last_hidden_state
+        if return_logits is None:
+            return_logits = labels is None or not self.training or self.full_logits_in_training
+
+        loss, logits = None, None
+        if return_logits:
+            keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.lm_head(hidden[:, keep, :])
+
+        if labels is not None:
+            target = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX).to(hidden.device)
+            labelled = target != IGNORE_INDEX
+            complete = logits is not None and logits.shape[1] == hidden.shape[1]
+            scores = logits[labelled] if complete else self.lm_head(hidden[labelled])
+            loss = F.cross_entropy(scores.float(), target[labelled], reduction="sum")
+            items = labelled.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+            loss = loss / (items.to(loss.device) if torch.is_tensor(items) else items)
+
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, is_first_iteration=False, **kwargs):
+        cached = past_key_values is not None and past_key_values.get_seq_length() > 0
+        if cached and not is_first_iteration:
+            kwargs.pop("timeseries", None)  # the series are in the cache
+
+        return super().prepare_inputs_for_generation(
+            input_ids, past_key_values=past_key_values, is_first_iteration=is_first_iteration, **kwargs
+        )
+
+    def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **kwargs):
+        """Repeat rows for beams and returned sequences; series are repeated row by row, too."""
+        timeseries = kwargs.pop("timeseries", None)
+        if timeseries is not None and expand_size > 1:
+            at_patch = input_ids == self.config.ts_token_start_index
+            counts = self.ts_encoder.patchify(timeseries)[2]
+            timeseries = timeseries[repeat_series(at_patch, counts, expand_size)]
+
+        ids, kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
+        return ids, {**kwargs, "timeseries": timeseries} if timeseries is not None else kwargs
+
+    @torch.no_grad()
+    def generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any):
+        """Generate text; as in transformers, with ``timeseries`` and both writings of a series.
+
+        The cache is used also when the config says ``use_cache: false``; pass ``use_cache=False`` to do without.
+        Sequences start with the prompt as it was given, and ``max_length`` counts that prompt.
+        """
+        kwargs.setdefault("use_cache", True)
+        if inputs is None:
+            inputs = kwargs.pop("input_ids", None)
+
+        timeseries = kwargs.get("timeseries")
+        if timeseries is None or timeseries.shape[0] == 0:
+            kwargs.pop("timeseries", None)
+            return super().generate(inputs, *args, **kwargs)
+
+        if inputs is None or not bool((inputs == self.config.ts_token_end_index).any()):
+            return super().generate(inputs, *args, **kwargs)
+
+        kwargs["timeseries"] = timeseries = timeseries.to(inputs.device)
+        counts = self.ts_encoder.patchify(timeseries)[2]
+        ids, kwargs["attention_mask"], _ = self._expand(inputs, kwargs.get("attention_mask"), None, counts)
+        if kwargs.get("max_length") is not None:
+            kwargs["max_length"] += ids.shape[1] - inputs.shape[1]
+
+        output = super().generate(ids, *args, **kwargs)
+        sequences = output if torch.is_tensor(output) else output.sequences
+        prompt = inputs.repeat_interleave(sequences.shape[0] // inputs.shape[0], dim=0)
+        sequences = torch.cat([prompt, sequences[:, ids.shape[1] :]], dim=1)
+        if torch.is_tensor(output):
+            return sequences
+
+        output.sequences = sequences
+        return output
+
+
+class Qwen2TSForCausalLM(TimeSeriesForCausalLM, Qwen2ForCausalLM):
+    """ChatTS on a Qwen2 or Qwen2.5 backbone."""
+
+    config_class = Qwen2TSConfig
+    _no_split_modules = ["Qwen2DecoderLayer", "TimeSeriesEncoder"]
+    config: Qwen2TSConfig
+
+
+class Qwen3TSForCausalLM(TimeSeriesForCausalLM, Qwen3ForCausalLM):
+    """ChatTS on a Qwen3 backbone."""
+
+    config_class = Qwen3TSConfig
+    _no_split_modules = ["Qwen3DecoderLayer", "TimeSeriesEncoder"]
+    config: Qwen3TSConfig

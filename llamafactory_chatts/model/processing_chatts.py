@@ -1,0 +1,155 @@
+"""The processor: text with ``<ts><ts/>`` and series -> model inputs, with the published call and results."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import BatchFeature
+from transformers.processing_utils import ProcessorMixin
+
+from ..core.contract import PLACEHOLDER, TS_START
+from ..core.errors import ChatTSError
+from ..core.series import encode, num_patches, stack
+from .configuration_chatts import HUB_SETTINGS, TS_DEFAULTS, load_config
+
+
+class TimeSeriesProcessor(ProcessorMixin):
+    """Joins a tokenizer with the series encoding.
+
+    Args:
+        tokenizer: tokenizer that knows ``<ts>`` and ``<ts/>``.
+        patch_size: points per patch (``ts.patch_size``).
+        max_sequence_length: longest series in points (``ts.max_sequence_length``).
+    """
+
+    attributes = ["tokenizer"]
+    tokenizer_class = "AutoTokenizer"
+    model_input_names = ["input_ids", "attention_mask", "timeseries"]
+
+    def __init__(
+        self,
+        tokenizer=None,
+        patch_size: int | None = None,
+        max_sequence_length: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.pop("auto_map", None)
+        self.patch_size = patch_size or TS_DEFAULTS["patch_size"]
+        self.max_sequence_length = max_sequence_length or TS_DEFAULTS["max_sequence_length"]
+        super().__init__(tokenizer, chat_template=kwargs.pop("chat_template", None))
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        return ["tokenizer"]
+
+    @classmethod
+    def get_processor_dict(cls, name_or_path: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read the processor's file; what a published one leaves out comes from the model's config."""
+        settings, kwargs = super().get_processor_dict(name_or_path, **kwargs)
+        names = [name for name in ("patch_size", "max_sequence_length") if not settings.get(name)]
+        if names:
+            hub = {key: kwargs[key] for key in HUB_SETTINGS if key in kwargs}
+            try:
+                config = load_config(name_or_path, **hub)
+            except OSError:  # a processor saved without a model
+                config = None
+
+            if config is not None:
+                settings.update({name: config.time_series[name] for name in names})
+
+        return settings, kwargs
+
+    def patches(self, series: Any) -> int:
+        """Return the number of positions a series takes in the prompt."""
+        return num_patches(len(series), self.patch_size)
+
+    def render(self, text: str, series: Sequence[Any], per_patch: bool = False) -> tuple[str, list]:
+        """Put the header of each series in front of its placeholder.
+
+        Args:
+            text: prompt with one ``<ts><ts/>`` per series.
+            series: the series, in order.
+            per_patch: write ``<ts>`` once per patch instead of the pair.
+
+        Returns:
+            the text, and the encoded series.
+
+        Raises:
+            ChatTSError: placeholders and series differ in number, or a series is not usable.
+        """
+        pieces = text.split(PLACEHOLDER)
+        if len(pieces) - 1 != len(series):
+            raise ChatTSError(
+                f"{len(pieces) - 1} {PLACEHOLDER} but {len(series)} series",
+                fix="Add a series or remove a placeholder",
+            )
+
+        encoded = [encode(item) for item in series]
+        parts = [pieces[0]]
+        for item, piece in zip(encoded, pieces[1:], strict=True):
+            mark = TS_START * num_patches(len(item.values), self.patch_size) if per_patch else PLACEHOLDER
+            parts += [item.header, mark, piece]
+
+        return "".join(parts), encoded
+
+    def __call__(
+        self,
+        text: str | list[str] | None = None,
+        timeseries: Sequence[Any] | None = None,
+        padding: bool | str = False,
+        return_tensors: str | None = "pt",
+        vllm_flag: bool = False,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Encode prompts.
+
+        Args:
+            text: one prompt or several, each with ``<ts><ts/>`` where a series belongs.
+            timeseries: all series, in order over the whole batch; lists or vectors of any length.
+            padding, return_tensors, kwargs: as for the tokenizer.
+            vllm_flag: accepted for callers of the published processor, without effect.
+
+        Returns:
+            ``input_ids``, ``attention_mask`` and, when there are series, ``timeseries`` of shape
+            ``(series, 2 * longest, 1)``, float16.
+        """
+        if text is None:
+            raise ChatTSError("no text given", where="processor", fix="Pass text=[...]")
+
+        texts = [text] if isinstance(text, str) else list(text)
+        series = list(timeseries) if timeseries is not None else []
+        total = sum(item.count(PLACEHOLDER) for item in texts)
+        if total != len(series):
+            raise ChatTSError(
+                f"{total} {PLACEHOLDER} but {len(series)} series",
+                where="processor",
+                fix="Add a series or remove a placeholder",
+            )
+
+        rendered, encoded = [], []
+        for item in texts:
+            own = series[len(encoded) : len(encoded) + item.count(PLACEHOLDER)]
+            new_text, new_encoded = self.render(item, own)
+            rendered.append(new_text)
+            encoded += new_encoded
+
+        batch = dict(self.tokenizer(rendered, padding=padding, return_tensors=return_tensors, **kwargs))
+        batch.pop("token_type_ids", None)
+        if encoded:
+            batch["timeseries"] = torch.from_numpy(stack(encoded))
+
+        return BatchFeature(batch)
+
+    def batch_decode(self, *args: Any, **kwargs: Any) -> list[str]:
+        return self.tokenizer.batch_decode(*args, **kwargs)
+
+    def decode(self, *args: Any, **kwargs: Any) -> str:
+        return self.tokenizer.decode(*args, **kwargs)
+
+
+class Qwen2TSProcessor(TimeSeriesProcessor):
+    """Processor of ChatTS on Qwen2.5 (the published class name)."""
+
+
+class Qwen3TSProcessor(TimeSeriesProcessor):
+    """Processor of ChatTS on Qwen3 (the published class name)."""
