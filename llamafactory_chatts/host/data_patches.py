@@ -1,0 +1,278 @@
+"""What is changed in LLaMA-Factory's way from a file to tokens; one function per row of the table."""
+
+import copy
+import hashlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from ..core.contract import COLUMN, MAX_OVERLONG_SHARE, TEMPLATE
+from ..core.errors import ChatTSError, Problems
+from .compat import patch
+
+
+def add_converter(converter: Any, name: str) -> None:
+    """Register ``formatting: chatts``."""
+    from .converter import ChatTSDatasetConverter
+
+    if name not in converter.DATASET_CONVERTERS:
+        converter.register_dataset_converter(name, ChatTSDatasetConverter)
+
+
+def keep_timeseries_column(parser: Any, name: str) -> None:
+    """Let ``columns.timeseries`` of dataset_info through; ``formatting: chatts`` has columns of its own."""
+    parser.DatasetAttr.timeseries = None
+
+    def build(original: Any) -> Any:
+        def join(self: Any, attr: dict[str, Any]) -> None:
+            original(self, attr)
+            columns = attr.get("columns", {})
+            self.timeseries = columns.get(COLUMN)
+            if self.formatting == TEMPLATE:
+                self.prompt = columns.get("prompt", "input")
+                self.query = columns.get("query")
+                self.response = columns.get("response", "output")
+                self.timeseries = columns.get(COLUMN, COLUMN)
+
+        return join
+
+    patch(parser, name, build)
+
+
+def wants_series(dataset_attr: Any, data_args: Any) -> bool:
+    """Tell whether a dataset is converted by us: it has a ``timeseries`` column or the run is ChatTS's."""
+    return data_args.template == TEMPLATE or getattr(dataset_attr, COLUMN, None) is not None
+
+
+def file_of(dataset_attr: Any, data_args: Any) -> str:
+    """Return the name of a dataset's file for messages."""
+    if dataset_attr.load_from != "file":
+        return dataset_attr.dataset_name
+
+    return os.path.join(str(data_args.dataset_dir), dataset_attr.dataset_name)
+
+
+def explain_unreadable_file(loader: Any, name: str) -> None:
+    """When a file cannot be loaded (mixed types and the like), say which rows are at fault."""
+
+    def build(original: Any) -> Any:
+        def load_single_dataset(dataset_attr: Any, model_args: Any, data_args: Any, training_args: Any) -> Any:
+            try:
+                return original(dataset_attr, model_args, data_args, training_args)
+            except ChatTSError:
+                raise
+            except Exception:
+                if wants_series(dataset_attr, data_args) and dataset_attr.load_from == "file":
+                    from .unreadable import explain
+
+                    explain(file_of(dataset_attr, data_args), dataset_attr, data_args)
+
+                raise
+
+        return load_single_dataset
+
+    patch(loader, name, build)
+
+
+def _features(problem: str | None) -> Any:
+    from datasets import Features, Value
+
+    text = Value("string")
+    turns = [{"role": text, "content": text}]
+    features = {"_prompt": turns, "_response": turns, "_system": text, "_tools": text}
+    features |= {"_images": Value("null"), "_videos": Value("null"), "_audios": [Value("binary")]}
+    return Features(features | ({problem: text} if problem else {}))
+
+
+def _paths(dataset: Any, column: str | None) -> Iterator[str]:
+    """Yield the file names in the ``timeseries`` column, if it holds names (told from the first filled cell)."""
+    for cell in dataset[column] if column in (dataset.column_names or []) else []:
+        for item in cell if isinstance(cell, list) else [cell]:
+            if item is None:
+                continue
+            if not isinstance(item, str):
+                return
+            yield item
+
+
+def _files_state(dataset: Any, column: str | None, media_dir: str) -> str:
+    digest = hashlib.sha256()
+    for path in _paths(dataset, column):
+        full = os.path.join(media_dir, path)
+        stat = os.stat(full) if os.path.exists(full) else None
+        digest.update(f"{path}:{stat and (stat.st_mtime_ns, stat.st_size)}\n".encode())
+
+    return digest.hexdigest()
+
+
+def convert_with_row_numbers(loader: Any, name: str) -> None:
+    """Convert all rows, list every wrong one as file:row with totals, and stop before any weights load."""
+
+    def build(original: Any) -> Any:
+        def align_dataset(dataset: Any, dataset_attr: Any, data_args: Any, training_args: Any) -> Any:
+            if not wants_series(dataset_attr, data_args):
+                return original(dataset, dataset_attr, data_args, training_args)
+
+            from .converter import ChatTSDatasetConverter
+            from .rows import PROBLEM, SEPARATOR, RowConverter
+
+            file = file_of(dataset_attr, data_args)
+            first = next(iter(dataset), None)
+            if first is None:
+                raise ChatTSError("the dataset has no rows", where=file, fix="Add rows or remove it from `dataset`")
+
+            state = "" if data_args.streaming else _files_state(dataset, dataset_attr.timeseries, data_args.media_dir)
+            converter = ChatTSDatasetConverter(
+                dataset_attr, data_args, state, needs_answer=training_args.do_train and not dataset_attr.ranking
+            )
+            rows = RowConverter(converter, file, collect=not data_args.streaming)
+            options: dict[str, Any] = {"with_indices": True, "remove_columns": list(first), "features": None}
+            options["features"] = _features(PROBLEM if rows.collect else None)
+            if data_args.streaming:
+                return dataset.map(rows, **options)
+
+            indices = dataset._indices  # file rows, when rows were sampled
+            dataset = dataset.map(
+                rows,
+                num_proc=data_args.preprocessing_num_workers,
+                load_from_cache_file=(not data_args.overwrite_cache) or (training_args.local_process_index != 0),
+                desc="Converting format of dataset",
+                **options,
+            )
+            problems = Problems()
+            for index, text in enumerate(dataset[PROBLEM]):
+                if text:
+                    row = indices.column(0)[index].as_py() if indices is not None else index
+                    problems.add(f"{file}:{row + 1}", *text.split(SEPARATOR))
+
+            problems.raise_if_any(file, len(dataset))
+            return dataset.remove_columns(PROBLEM)
+
+        return align_dataset
+
+    patch(loader, name, build)
+
+
+def keep_rows_whole(loader: Any, name: str) -> None:
+    """Use row processors that never cut a row."""
+
+    def build(original: Any) -> Any:
+        def get_dataset_processor(data_args: Any, stage: str, template: Any, *args: Any, **kwargs: Any) -> Any:
+            processor = original(data_args, stage, template, *args, **kwargs)
+            from .mm_plugin import ChatTSPlugin
+            from .rows import WHOLE
+
+            if isinstance(template.mm_plugin, ChatTSPlugin) and type(processor) in WHOLE:
+                processor = WHOLE[type(processor)](
+                    template=processor.template,
+                    tokenizer=processor.tokenizer,
+                    processor=processor.processor,
+                    data_args=processor.data_args,
+                )
+
+            return processor
+
+        return get_dataset_processor
+
+    patch(loader, name, build)
+
+
+def count_overlong(loader: Any, name: str) -> None:
+    """Take out the rows longer than ``cutoff_len``, count them, and stop when more than 10 % would be lost."""
+
+    def build(original: Any) -> Any:
+        def get_preprocessed_dataset(
+            dataset: Any, data_args: Any, training_args: Any, *args: Any, **kwargs: Any
+        ) -> Any:
+            tokenized = original(dataset, data_args, training_args, *args, **kwargs)
+            if tokenized is None or data_args.streaming:
+                return tokenized
+
+            from .rows import OVERLONG
+
+            if OVERLONG not in tokenized.column_names:
+                return tokenized
+
+            lengths = tokenized[OVERLONG]
+            lost = [length for length in lengths if length]
+            if lost:
+                report_overlong(lost, len(dataset), data_args, loader.logger if training_args.should_log else None)
+                keep = [index for index, length in enumerate(lengths) if not length]
+                tokenized = tokenized.select(keep)
+
+            return tokenized.remove_columns(OVERLONG)
+
+        return get_preprocessed_dataset
+
+    patch(loader, name, build)
+
+
+def report_overlong(lost: list[int], rows: int, data_args: Any, logger: Any) -> None:
+    """Warn about rows left out, or raise a :class:`ChatTSError` when they are too many."""
+    limit = data_args.cutoff_len
+    needed = max(lost) + (1 if data_args.packing else 0)
+    text = f"{len(lost)} of {rows} rows ({len(lost) / rows:.1%}) are longer than cutoff_len {limit}, up to {max(lost)}"
+    if len(lost) == rows or (len(lost) / rows > MAX_OVERLONG_SHARE and not data_args.drop_overlong):
+        raise ChatTSError(
+            text,
+            where="cutoff_len",
+            fix=f"Set cutoff_len: {needed}"
+            + ("" if len(lost) == rows else ", or drop_overlong: true to train without these rows"),
+        )
+
+    if logger is not None:
+        logger.warning(f"ChatTS: {text}; they are left out. Set cutoff_len: {needed} to train on them.")
+
+
+def check_base_and_template(loader: Any, name: str) -> None:
+    """Find a base and a template that do not fit before any data or weights are loaded."""
+
+    def build(original: Any) -> Any:
+        def get_dataset(
+            template: Any,
+            model_args: Any,
+            data_args: Any,
+            training_args: Any,
+            stage: str,
+            tokenizer: Any,
+            processor: Any = None,
+        ) -> Any:
+            from ..model.processing_chatts import TimeSeriesProcessor
+            from .mm_plugin import ChatTSPlugin
+
+            ours = isinstance(template.mm_plugin, ChatTSPlugin)
+            base = model_args.model_name_or_path
+            if ours and not isinstance(processor, TimeSeriesProcessor):
+                raise ChatTSError(
+                    f"template {data_args.template} needs a ChatTS base: there is no `ts` block in its config.json",
+                    where=str(base),
+                    fix="Name a ChatTS checkpoint, or make one of a Qwen folder: lmf-chatts init-base QWEN_DIR OUT",
+                )
+
+            names = (data_args.dataset or []) + (data_args.eval_dataset or [])
+            with_series = [
+                str(attr)
+                for attr in loader.get_dataset_list(names, data_args.dataset_dir)
+                if getattr(attr, COLUMN, None) is not None
+            ]
+            if with_series and type(template.mm_plugin).__name__ == "BasePlugin":
+                raise ChatTSError(
+                    f"{with_series[0]} has a timeseries column, but template {data_args.template!r} reads no series",
+                    where="template",
+                    fix=f"Set template: {TEMPLATE}",
+                )
+
+            if with_series and stage == "pt":
+                raise ChatTSError(
+                    "stage pt trains on plain text and would leave the series out", where="stage", fix="Set stage: sft"
+                )
+
+            if ours:
+                data_args = copy.copy(data_args)
+                data_args._ts_max_points = processor.max_sequence_length
+
+            return original(template, model_args, data_args, training_args, stage, tokenizer, processor)
+
+        return get_dataset
+
+    patch(loader, name, build)

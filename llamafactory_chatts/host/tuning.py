@@ -1,0 +1,117 @@
+"""How the encoder is tuned: rows in LLaMA-Factory's table of composite models, and what adapters do with it."""
+
+from typing import Any
+
+from ..core.contract import QWEN2_TYPE, QWEN3_TYPE, TIMESERIES_TUNING
+from ..core.errors import ChatTSError
+from .compat import patch
+from .loading import is_chatts_model
+
+
+ENCODER = "ts_encoder"
+
+
+def add_composite_models(visual: Any, name: str) -> None:
+    """Tell the host which part is the encoder and which the language model, for both kinds.
+
+    The encoder stands in the projector column: there it is left out of ``lora_target: all``, its output is
+    cast under quantisation, and one flag decides whether it is trained.
+    """
+    for model_type in (QWEN2_TYPE, QWEN3_TYPE):
+        if model_type not in visual.COMPOSITE_MODELS:
+            visual._register_composite_model(
+                model_type=model_type, projector_keys=[ENCODER], language_model_keys=["model", "lm_head"]
+            )
+
+
+def tuning_mode(finetuning_args: Any) -> str:
+    """Return ``lora``, ``full`` or ``freeze`` for an adapter method."""
+    if not finetuning_args.train_timeseries_modules:
+        return "freeze"
+
+    return finetuning_args.timeseries_tuning or TIMESERIES_TUNING[0]
+
+
+def encoder_layers(model: Any) -> list[str]:
+    """Return the full names of the linear layers of the encoder's MLP."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if name.startswith(f"{ENCODER}.mlp.") and "Linear" in type(module).__name__
+    ]
+
+
+def target_encoder(adapter: Any, name: str) -> None:
+    """Add the encoder's MLP to the adapter's targets, by full name, when ``timeseries_tuning`` is ``lora``."""
+
+    def build(original: Any) -> Any:
+        def patch_target_modules(model: Any, finetuning_args: Any, target_modules: list[str]) -> list[str]:
+            targets = original(model, finetuning_args, target_modules)
+            if not is_chatts_model(model.config):
+                return targets
+
+            targets = [target for target in targets if not target.startswith(ENCODER)]
+            if not targets and not finetuning_args.freeze_language_model:
+                raise ChatTSError(
+                    f"no layer is called {', '.join(finetuning_args.lora_target)}",
+                    where="lora_target",
+                    fix="Use all, or names such as q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
+                )
+
+            return targets + (encoder_layers(model) if tuning_mode(finetuning_args) == "lora" else [])
+
+        return patch_target_modules
+
+    patch(adapter, name, build)
+
+
+def _check_loaded_adapter(model: Any, finetuning_args: Any) -> None:
+    """A resumed adapter fixes how the encoder is tuned; say so when the recipe asks for something else."""
+    asked = finetuning_args.timeseries_tuning
+    config = getattr(model, "peft_config", {}).get("default")
+    if asked is None or config is None:
+        return
+
+    saved = config.modules_to_save or []
+    targets = config.target_modules if not isinstance(config.target_modules, str) else [config.target_modules]
+    found = "full" if ENCODER in saved else "lora" if any(ENCODER in item for item in targets) else "freeze"
+    if found != asked:
+        raise ChatTSError(
+            f"the loaded adapter was made with {found}, the recipe asks for {asked}",
+            where="timeseries_tuning",
+            fix=f"Set timeseries_tuning: {found}, or create_new_adapter: true",
+        )
+
+
+def tune_encoder(adapter: Any, name: str) -> None:
+    """Train the encoder as ``train_timeseries_modules`` and ``timeseries_tuning`` say, or stop."""
+
+    def build(original: Any) -> Any:
+        def init_adapter(config: Any, model: Any, model_args: Any, finetuning_args: Any, is_trainable: bool) -> Any:
+            if not is_chatts_model(config):
+                if is_trainable and finetuning_args.timeseries_sft_lr is not None:
+                    raise ChatTSError("this model has no series encoder", where="timeseries_sft_lr", fix="Remove it")
+
+                return original(config, model, model_args, finetuning_args, is_trainable)
+
+            with_adapter = finetuning_args.finetuning_type in ("lora", "oft")
+            finetuning_args.freeze_multi_modal_projector = not finetuning_args.train_timeseries_modules
+            if is_trainable and with_adapter and tuning_mode(finetuning_args) == "full":
+                extra = list(finetuning_args.additional_target or [])
+                finetuning_args.additional_target = extra + [ENCODER] * (ENCODER not in extra)
+
+            model = original(config, model, model_args, finetuning_args, is_trainable)
+            if is_trainable and with_adapter and model_args.adapter_name_or_path is not None:
+                _check_loaded_adapter(model, finetuning_args)
+
+            if is_trainable and finetuning_args.timeseries_sft_lr is not None:
+                if not any(p.requires_grad for n, p in model.named_parameters() if ENCODER in n):
+                    raise ChatTSError(
+                        "no parameter of the encoder is trained", where="timeseries_sft_lr", fix="Remove it"
+                    )
+
+            return model
+
+        return init_adapter
+
+    patch(adapter, name, build)

@@ -1,0 +1,143 @@
+"""THE TABLE: everything this plug-in adds to LLaMA-Factory, one row each. Start reading here.
+
+A row is applied when LLaMA-Factory imports the module it names, in every process. A row that cannot be
+applied stops that import with one error; nothing is skipped silently.
+"""
+
+import importlib
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One addition to the host.
+
+    Attributes:
+        kind: ``registry`` (an entry through a function the host offers), ``patch`` (a symbol is wrapped) or
+            ``subclass`` (a class is replaced by a subclass of itself).
+        module: host module that triggers the row.
+        name: the entry's key, or the symbol inside ``module``.
+        apply: ``module:function`` in this package; called with (host module, name).
+        why: what users get from it.
+    """
+
+    kind: str
+    module: str
+    name: str
+    apply: str
+    why: str
+
+    @property
+    def target(self) -> str:
+        return f"{self.module}:{self.name}"
+
+
+_HOST = "llamafactory."
+_TRAINERS = {
+    "train.sft.trainer": "CustomSeq2SeqTrainer",
+    "train.pt.trainer": "CustomTrainer",
+    "train.rm.trainer": "PairwiseTrainer",
+    "train.dpo.trainer": "CustomDPOTrainer",
+    "train.kto.trainer": "CustomKTOTrainer",
+}
+
+
+def _row(kind: str, module: str, name: str, apply: str, why: str) -> Row:
+    return Row(kind, _HOST + module, name, "llamafactory_chatts.host." + apply, why)
+
+
+TABLE: tuple[Row, ...] = (
+    _row("registry", "extras.constants", "ChatTS-8B, ChatTS-14B", "model_list:add_models", "offered by LlamaBoard"),
+    _row("registry", "data.mm_plugin", "chatts", "template:add_plugin", "a series becomes its header and its patches"),
+    _row("registry", "data.template", "chatts", "template:add_template", "template: chatts"),
+    _row("registry", "data.converter", "chatts", "data_patches:add_converter", "formatting: chatts"),
+    _row(
+        "patch", "data.parser", "DatasetAttr.join", "data_patches:keep_timeseries_column", "columns: {timeseries: ...}"
+    ),
+    _row(
+        "patch", "data.loader", "_load_single_dataset", "data_patches:explain_unreadable_file", "unreadable rows named"
+    ),
+    _row("patch", "data.loader", "align_dataset", "data_patches:convert_with_row_numbers", "bad rows listed"),
+    _row(
+        "patch", "data.loader", "_get_dataset_processor", "data_patches:keep_rows_whole", "no row cut inside a series"
+    ),
+    _row("patch", "data.loader", "_get_preprocessed_dataset", "data_patches:count_overlong", "long rows counted"),
+    _row("patch", "data.loader", "get_dataset", "data_patches:check_base_and_template", "wrong base named early"),
+    _row("subclass", "hparams.data_args", "DataArguments", "arguments:extend_data_arguments", "drop_overlong"),
+    _row(
+        "subclass",
+        "hparams.finetuning_args",
+        "FinetuningArguments",
+        "arguments:extend_finetuning_arguments",
+        "timeseries_sft_lr, train_timeseries_modules, timeseries_tuning",
+    ),
+    _row(
+        "registry",
+        "model.model_utils.visual",
+        "chatts, qwen3ts",
+        "tuning:add_composite_models",
+        "lora_target: all works",
+    ),
+    _row("patch", "model.adapter", "patch_target_modules", "tuning:target_encoder", "adapter on the encoder's MLP"),
+    _row("patch", "model.adapter", "init_adapter", "tuning:tune_encoder", "timeseries_tuning: lora | full | freeze"),
+    _row("patch", "model.loader", "load_config", "loading:recognise_config", "found by its `ts` block"),
+    _row("patch", "model.loader", "load_tokenizer", "loading:load_native_processor", "no code from the checkpoint"),
+    _row("patch", "model.loader", "load_model", "loading:prepare_model", "logits only where labels are"),
+    *(
+        _row("patch", module, f"{name}.{method}", f"optimizer:{function}", why)
+        for module, name in _TRAINERS.items()
+        for method, function, why in (
+            ("__init__", "count_labelled_tokens", "loss and gradient right under accumulation"),
+            ("create_optimizer", "split_encoder_group", "timeseries_sft_lr"),
+            ("_get_learning_rate", "read_encoder_rate", "both rates read at the same moment"),
+            ("log", "log_encoder_rate", "ts_encoder_learning_rate in the log"),
+        )
+    ),
+    _row(
+        "patch", "train.kto.trainer", "CustomKTOTrainer.forward", "preference:pass_timeseries", "KTO sees the series"
+    ),
+)
+
+
+def apply_row(row: Row) -> None:
+    """Apply one row to the host module, which must be imported; does nothing when it is applied already."""
+    module, function = row.apply.split(":")
+    host_module = importlib.import_module(row.module)
+    getattr(importlib.import_module(module), function)(host_module, row.name)
+    _applied.add(row.target)
+
+
+_applied: set[str] = set()
+_armed = False
+
+
+def arm() -> None:
+    """Check the versions, then apply each row when its host module is imported. Safe to repeat.
+
+    Raises:
+        ImportError: an unsupported version of llamafactory or transformers.
+    """
+    global _armed
+    from .host import compat
+
+    compat.check_versions()
+    if _armed:
+        return
+
+    _armed = True
+    import wrapt
+
+    for row in TABLE:
+        wrapt.register_post_import_hook(lambda module, row=row: apply_row(row), row.module)
+
+
+def is_applied(row: Row) -> bool:
+    """Tell whether a row was applied in this process."""
+    return row.target in _applied
+
+
+def register() -> None:
+    """Add everything now, by importing the host modules (for programs that use llamafactory as a library)."""
+    arm()
+    for row in TABLE:
+        importlib.import_module(row.module)
