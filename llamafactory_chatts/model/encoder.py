@@ -45,7 +45,12 @@ class TimeSeriesEncoder(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.mlp[0].weight.dtype
 
-    def patchify(self, timeseries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def count_patches(self, timeseries: torch.Tensor) -> torch.Tensor:
+        """Return the patches of each series, shape ``(series,)``, for ``(series, 2 * longest, 1)``."""
+        lengths = (timeseries.reshape(timeseries.shape[0], -1, 2)[:, :, 1] > 0.5).sum(dim=1)
+        return (lengths + self.patch_size - 1) // self.patch_size
+
+    def patchify(self, timeseries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cut a batch of series into patches.
 
         Args:
@@ -53,8 +58,7 @@ class TimeSeriesEncoder(nn.Module):
 
         Returns:
             values of shape ``(patches, patch_size)``, the last value repeated in an unfinished patch;
-            the index of each point, same shape, ``max_sequence_length`` where it was repeated;
-            patches per series, shape ``(series,)``.
+            the index of each point, same shape, ``max_sequence_length`` where it was repeated.
 
         Raises:
             ChatTSError: a series is longer than ``max_sequence_length``.
@@ -69,7 +73,7 @@ class TimeSeriesEncoder(nn.Module):
                 fix="Cut or resample it; the limit is `ts.max_sequence_length` in config.json",
             )
 
-        counts = (lengths + self.patch_size - 1) // self.patch_size
+        counts = self.count_patches(timeseries)
         slots = -(-longest // self.patch_size)
         point = torch.arange(slots * self.patch_size, device=pairs.device)
         source = torch.minimum(point[None, :], (lengths[:, None] - 1).clamp(min=0))
@@ -77,18 +81,18 @@ class TimeSeriesEncoder(nn.Module):
         index = torch.where(point[None, :] < lengths[:, None], point[None, :], self.max_sequence_length)
         index = index.view(series, slots, self.patch_size)
         real = torch.arange(slots, device=pairs.device)[None, :] < counts[:, None]
-        return values[real], index[real], counts
+        return values[real], index[real]
 
-    def forward(self, timeseries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, timeseries: torch.Tensor) -> torch.Tensor:
         """Encode a batch of series.
 
         Args:
             timeseries: as for :meth:`patchify`.
 
         Returns:
-            features of shape ``(patches, hidden_size)`` in the order of the series; patches per series.
+            features of shape ``(patches, hidden_size)`` in the order of the series.
         """
-        values, index, counts = self.patchify(timeseries)
+        values, index = self.patchify(timeseries)
         values = values.to(self.dtype)
         if self.position_embedding is not None:
             position = self.position_embedding(index).flatten(1)
@@ -99,7 +103,7 @@ class TimeSeriesEncoder(nn.Module):
             position = (index / last).masked_fill(filled, -1.0).to(values.dtype)
             values = torch.stack([values, position], dim=-1).flatten(1)
 
-        return self.mlp(values), counts
+        return self.mlp(values)
 
     def dummy(self, device: torch.device) -> torch.Tensor:
         """Return a series of one patch, so that the encoder can take part in a step that has no series."""

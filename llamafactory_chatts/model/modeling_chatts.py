@@ -79,7 +79,7 @@ class TimeSeriesForCausalLM:
 
     def encode_timeseries(self, timeseries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return features ``(patches, hidden_size)`` and patches per series for ``(series, 2 * longest, 1)``."""
-        return self.ts_encoder(timeseries)
+        return self.ts_encoder(timeseries), self.ts_encoder.count_patches(timeseries)
 
     def _embed(
         self,
@@ -235,7 +235,7 @@ class TimeSeriesForCausalLM:
         timeseries = kwargs.pop("timeseries", None)
         if timeseries is not None and expand_size > 1:
             at_patch = input_ids == self.config.ts_token_start_index
-            counts = self.ts_encoder.patchify(timeseries)[2]
+            counts = self.ts_encoder.count_patches(timeseries)
             timeseries = timeseries[repeat_series(at_patch, counts, expand_size)]
 
         ids, kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
@@ -261,7 +261,7 @@ class TimeSeriesForCausalLM:
             return super().generate(inputs, *args, **kwargs)
 
         kwargs["timeseries"] = timeseries = timeseries.to(inputs.device)
-        counts = self.ts_encoder.patchify(timeseries)[2]
+        counts = self.ts_encoder.count_patches(timeseries)
         ids, kwargs["attention_mask"], _ = self._expand(inputs, kwargs.get("attention_mask"), None, counts)
         if kwargs.get("max_length") is not None:
             kwargs["max_length"] += ids.shape[1] - inputs.shape[1]

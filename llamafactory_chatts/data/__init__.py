@@ -1,0 +1,1 @@
+"""Files that become datasets. numpy and the standard library; never torch."""
