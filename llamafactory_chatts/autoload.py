@@ -12,11 +12,11 @@ class _HostWaiter:
     """Arms the table the first time ``llamafactory`` is looked for; finds nothing itself."""
 
     def find_spec(self, name, path=None, target=None):
-        if name == "llamafactory":
-            sys.meta_path.remove(self)
+        if name == "llamafactory" and not switched_off():
             from . import register
 
             register.arm()
+            sys.meta_path.remove(self)  # only now: after a failure the next import fails again
 
         return None
 

@@ -5,6 +5,7 @@ applied stops that import with one error; nothing is skipped silently.
 """
 
 import importlib
+import sys
 from dataclasses import dataclass
 
 
@@ -87,11 +88,14 @@ TABLE: tuple[Row, ...] = (
         _row("patch", module, f"{name}.{method}", f"optimizer:{function}", why)
         for module, name in _TRAINERS.items()
         for method, function, why in (
-            ("__init__", "count_labelled_tokens", "loss and gradient right under accumulation"),
             ("create_optimizer", "split_encoder_group", "timeseries_sft_lr"),
             ("_get_learning_rate", "read_encoder_rate", "both rates read at the same moment"),
             ("log", "log_encoder_rate", "ts_encoder_learning_rate in the log"),
         )
+    ),
+    *(
+        _row("patch", module, f"{_TRAINERS[module]}.__init__", "optimizer:count_labelled_tokens", "loss per token")
+        for module in ("train.sft.trainer", "train.pt.trainer")
     ),
     _row(
         "patch", "train.kto.trainer", "CustomKTOTrainer.forward", "preference:pass_timeseries", "KTO sees the series"
@@ -100,11 +104,40 @@ TABLE: tuple[Row, ...] = (
 
 
 def apply_row(row: Row) -> None:
-    """Apply one row to the host module, which must be imported; does nothing when it is applied already."""
+    """Apply one row to the host module, which must be imported; does nothing when it is applied already.
+
+    Raises:
+        ImportError: the host has not what the row relies on.
+    """
     module, function = row.apply.split(":")
     host_module = importlib.import_module(row.module)
-    getattr(importlib.import_module(module), function)(host_module, row.name)
+    try:
+        getattr(importlib.import_module(module), function)(host_module, row.name)
+    except AttributeError as err:
+        raise ImportError(f"llamafactory-chatts cannot add {row.target} to this LLaMA-Factory: {err}") from err
+
     _applied.add(row.target)
+
+
+class _Refuser:
+    """Keeps a host module from being imported without its rows after one of them could not be applied."""
+
+    def __init__(self, module: str, error: BaseException) -> None:
+        self.module, self.error = module, error
+
+    def find_spec(self, name, path=None, target=None):
+        if name == self.module:
+            raise ImportError(str(self.error)) from self.error
+
+        return None
+
+
+def _when_imported(row: Row) -> None:
+    try:
+        apply_row(row)
+    except BaseException as err:
+        sys.meta_path.insert(0, _Refuser(row.module, err))
+        raise
 
 
 _applied: set[str] = set()
@@ -115,7 +148,8 @@ def arm() -> None:
     """Check the versions, then apply each row when its host module is imported. Safe to repeat.
 
     Raises:
-        ImportError: an unsupported version of llamafactory or transformers.
+        ImportError: an unsupported version of llamafactory or transformers, or llamafactory was imported too early
+            (other modules of it then hold names that a row would replace).
     """
     global _armed
     from .host import compat
@@ -124,11 +158,18 @@ def arm() -> None:
     if _armed:
         return
 
-    _armed = True
+    early = next((row.module for row in TABLE if row.module in sys.modules), None)
+    if early is not None:
+        raise ImportError(
+            f"{early} was imported before llamafactory-chatts could add to it. "
+            f"Call llamafactory_chatts.register.register() first, or leave {compat.SWITCH} unset."
+        )
+
     import wrapt
 
+    _armed = True
     for row in TABLE:
-        wrapt.register_post_import_hook(lambda module, row=row: apply_row(row), row.module)
+        wrapt.register_post_import_hook(lambda module, row=row: _when_imported(row), row.module)
 
 
 def is_applied(row: Row) -> bool:

@@ -1,6 +1,7 @@
 """Writing a file so that a reader sees the old or the new one, never half of it."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from ..core.errors import ChatTSError
@@ -27,4 +28,5 @@ def write_text(path: str | os.PathLike, text: str) -> None:
             f"cannot be written ({error.strerror})", where=str(target), fix="Name another path or free the place"
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # it is gone after success, and never was where the place cannot be written
+            partial.unlink()

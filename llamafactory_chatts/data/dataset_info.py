@@ -81,7 +81,7 @@ def _explain(error: Any) -> tuple[str, str]:
         return f"unknown key {', '.join(map(repr, unknown))}", f"Use: {', '.join(known)}"
 
     if error.validator == "enum":
-        return f"{shorten(error.instance)!r} is not known", f"Use one of: {', '.join(error.validator_value)}"
+        return f"{shorten(repr(error.instance))} is not known", f"Use one of: {', '.join(error.validator_value)}"
 
     if error.validator == "anyOf":
         return "something is missing", error.schema["description"]
@@ -92,7 +92,7 @@ def _explain(error: Any) -> tuple[str, str]:
 
     if error.validator == "type":
         wanted = error.validator_value if isinstance(error.validator_value, str) else error.validator_value[0]
-        return f"{shorten(error.instance)!r} is no {wanted}", f"Write a JSON {wanted}"
+        return f"{shorten(repr(error.instance))} is no {wanted}", f"Write a JSON {wanted}"
 
     return shorten(error.message), "Correct the value"
 
@@ -138,6 +138,7 @@ def validate(path: str | os.PathLike) -> int:
 
     if problems:
         lines = [str(ChatTSError(item.what, item.where, item.fix)) for item in problems]
-        raise ChatTSError(f"{len(problems)} mistakes\n  " + "\n  ".join(lines), where=str(path))
+        text = "\n  ".join([f"{len(problems)} mistakes", *lines])
+        raise ChatTSError(text.removesuffix("."), where=str(path))
 
     return len(read(path))

@@ -99,6 +99,9 @@ def check_settings(args: Any) -> None:
             fix="Remove it, or set train_timeseries_modules: true and timeseries_tuning: lora or full",
         )
 
+    if args.stage == "ppo":
+        raise ChatTSError("stage ppo builds its own optimizer, which would ignore it", where="timeseries_sft_lr")
+
     custom = {
         "use_galore": args.use_galore,
         "use_apollo": args.use_apollo,

@@ -12,16 +12,19 @@ from .compat import patch
 
 
 def add_converter(converter: Any, name: str) -> None:
-    """Register ``formatting: chatts``."""
-    from .converter import ChatTSDatasetConverter
+    """Register ``formatting: chatts``. The class is imported when it is used: it derives from the host's."""
+
+    def chatts_converter(dataset_attr: Any, data_args: Any) -> Any:
+        from .converter import ChatTSDatasetConverter
+
+        return ChatTSDatasetConverter(dataset_attr, data_args)
 
     if name not in converter.DATASET_CONVERTERS:
-        converter.register_dataset_converter(name, ChatTSDatasetConverter)
+        converter.register_dataset_converter(name, chatts_converter)
 
 
 def keep_timeseries_column(parser: Any, name: str) -> None:
     """Let ``columns.timeseries`` of dataset_info through; ``formatting: chatts`` has columns of its own."""
-    parser.DatasetAttr.timeseries = None
 
     def build(original: Any) -> Any:
         def join(self: Any, attr: dict[str, Any]) -> None:
@@ -37,6 +40,7 @@ def keep_timeseries_column(parser: Any, name: str) -> None:
         return join
 
     patch(parser, name, build)
+    parser.DatasetAttr.timeseries = None
 
 
 def wants_series(dataset_attr: Any, data_args: Any) -> bool:

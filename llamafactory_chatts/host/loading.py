@@ -57,6 +57,7 @@ def load_native_processor(loader: Any, name: str) -> None:
             init_kwargs["trust_remote_code"] = False
             tokenizer = AutoTokenizer.from_pretrained(
                 model_args.model_name_or_path,
+                config=config,
                 use_fast=model_args.use_fast_tokenizer,
                 split_special_tokens=model_args.split_special_tokens,
                 padding_side="right",

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from llamafactory.data.mm_plugin import BasePlugin
 from llamafactory.extras.constants import AUDIO_PLACEHOLDER
 
 from ..core.contract import PLACEHOLDER
@@ -16,8 +15,17 @@ from .lane import unpack
 
 
 @dataclass
-class ChatTSPlugin(BasePlugin):
-    """Plugin of template ``chatts``. ``audios`` carries the series (see :mod:`.lane`)."""
+class ChatTSPlugin:
+    """Plugin of template ``chatts``. ``audios`` carries the series (see :mod:`.lane`).
+
+    It has the fields and methods of the host's ``BasePlugin`` without deriving from it: the host's data package
+    imports this module while it is loading, so this module must not wait for that package.
+    """
+
+    image_token: str | None = None
+    video_token: str | None = None
+    audio_token: str | None = None
+    expand_mm_tokens: bool = True
 
     def process_messages(
         self,

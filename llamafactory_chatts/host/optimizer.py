@@ -23,8 +23,7 @@ def count_labelled_tokens(module: Any, name: str) -> None:
     def build(original: Any) -> Any:
         def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
             original(self, *args, **kwargs)
-            own_loss = type(self).__name__ in ("CustomSeq2SeqTrainer", "CustomTrainer")
-            if own_loss and is_chatts_model(getattr(self.model, "config", None)):
+            if is_chatts_model(getattr(self.model, "config", None)):
                 self.model_accepts_loss_kwargs = True
 
         return __init__

@@ -73,7 +73,7 @@ def load_processor(name_or_path: str, **kwargs: Any) -> TimeSeriesProcessor:
     """
     kwargs.pop("trust_remote_code", None)
     config = _require_config(name_or_path, **kwargs)
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False, **kwargs)
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path, config=config, trust_remote_code=False, **kwargs)
     return processor_for(config, tokenizer)
 
 

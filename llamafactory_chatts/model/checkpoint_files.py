@@ -5,7 +5,10 @@ import shutil
 from typing import Any
 
 from transformers import PreTrainedConfig
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
+
+
+logger = logging.get_logger(__name__)
 
 
 def published_files(config: PreTrainedConfig) -> list[str]:
@@ -21,26 +24,43 @@ def published_files(config: PreTrainedConfig) -> list[str]:
 def copy_published_files(config: PreTrainedConfig, target: Any) -> list[str]:
     """Copy remote-code files (never executed here) from where the model was loaded into ``target``.
 
-    A local folder gives every ``*.py`` it holds, a hub name those its ``auto_map`` mentions.
-    Returns the names copied.
+    A local folder gives every ``*.py`` it holds, a hub name those its ``auto_map`` mentions; a warning names
+    those that cannot be found. Returns the names copied.
     """
     source = getattr(config, "_name_or_path", "") or ""
     names = published_files(config)
     if os.path.isdir(source):
         names = sorted(set(names) | {name for name in os.listdir(source) if name.endswith(".py")})
 
-    copied = []
+    copied, absent = [], []
     for name in names:
-        found = cached_file(
+        found, path = _find(source, name), os.path.join(str(target), name)
+        if found is None:
+            absent.append(name)
+        elif os.path.realpath(found) != os.path.realpath(path):
+            shutil.copyfile(found, path)
+            copied.append(name)
+
+    if absent:
+        logger.warning(
+            f"{target}: {', '.join(absent)} named in config.json cannot be found in {source or 'any folder'}. "
+            "Copy them there if another tool needs them."
+        )
+
+    return copied
+
+
+def _find(source: str, name: str) -> str | None:
+    if not source:
+        return None
+
+    try:
+        return cached_file(
             source,
             name,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_gated_repo=False,
             _raise_exceptions_for_connection_errors=False,
-        ) if source else None
-        path = os.path.join(str(target), name)
-        if found is not None and os.path.realpath(found) != os.path.realpath(path):
-            shutil.copyfile(found, path)
-            copied.append(name)
-
-    return copied
+        )
+    except OSError:  # a folder that was moved since
+        return None

@@ -56,6 +56,10 @@ class _TimeSeriesConfig:
         if rope.get("rope_type", "default") != "default":
             output["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
 
+        return output
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        output = super().to_diff_dict()
         if output.get("dtype") is not None:
             output["torch_dtype"] = output["dtype"]
 
@@ -135,4 +139,5 @@ def load_config(name_or_path: str, **kwargs: Any) -> PreTrainedConfig | None:
     if not is_chatts(config_dict):
         return None
 
+    kwargs.setdefault("name_or_path", str(name_or_path))  # errors and exports name where it came from
     return config_class(config_dict, str(name_or_path)).from_dict(config_dict, **kwargs)

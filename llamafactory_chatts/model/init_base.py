@@ -18,7 +18,7 @@ from .configuration_chatts import TS_DEFAULTS, is_chatts
 from .encoder import TimeSeriesEncoder
 from .fresh_folder import check_target, fresh_folder
 from .safetensors_folder import INDEX, Weights, read_header, read_json, read_weights
-from .tiny_base import init_tiny, pad_vocabulary, save_processor_config
+from .tiny_base import init_tiny, pad_vocabulary
 
 
 __all__ = ["init_from_qwen", "init_tiny"]
@@ -259,7 +259,6 @@ def init_from_qwen(
         config.update(ts=ts, ts_token_start_index=start, ts_token_end_index=end)
         config.pop("auto_map", None)
         write_json(folder / "config.json", config)
-        save_processor_config(folder, backbone, ts)
         for path in sorted(source.iterdir()):
             if path.is_file() and (path.name in CARRIED or path.name.startswith(CARRIED_STARTS)):
                 shutil.copyfile(path, folder / path.name)

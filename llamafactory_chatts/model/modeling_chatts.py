@@ -31,8 +31,9 @@ class TimeSeriesForCausalLM:
     accepts_loss_kwargs = True  # tells transformers.Trainer that `num_items_in_batch` is honoured
 
     def __init__(self, config) -> None:
+        settings = config.time_series  # first: a config without them should not cost building the backbone
         super().__init__(config)
-        self.ts_encoder = TimeSeriesEncoder(config.time_series)
+        self.ts_encoder = TimeSeriesEncoder(settings)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

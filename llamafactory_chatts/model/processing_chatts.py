@@ -20,6 +20,7 @@ class TimeSeriesProcessor(ProcessorMixin):
         tokenizer: tokenizer that knows ``<ts>`` and ``<ts/>``.
         patch_size: points per patch (``ts.patch_size``).
         max_sequence_length: longest series in points (``ts.max_sequence_length``).
+        chat_template: Jinja template of a conversation.
     """
 
     attributes = ["tokenizer"]
@@ -31,12 +32,12 @@ class TimeSeriesProcessor(ProcessorMixin):
         tokenizer=None,
         patch_size: int | None = None,
         max_sequence_length: int | None = None,
-        **kwargs: Any,
+        chat_template: str | None = None,
+        **kwargs: Any,  # what files of other versions may hold
     ) -> None:
-        kwargs.pop("auto_map", None)
         self.patch_size = patch_size or TS_DEFAULTS["patch_size"]
         self.max_sequence_length = max_sequence_length or TS_DEFAULTS["max_sequence_length"]
-        super().__init__(tokenizer, chat_template=kwargs.pop("chat_template", None))
+        super().__init__(tokenizer, chat_template=chat_template)
 
     @classmethod
     def get_attributes(cls) -> list[str]:

@@ -105,16 +105,6 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | os.PathLike) -> None:
     Path(folder, "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
 
 
-def save_processor_config(folder: str | os.PathLike, backbone: str, ts: dict[str, Any]) -> None:
-    """Write ``processor_config.json``, which :class:`transformers.AutoProcessor` reads the patch size from."""
-    config = {
-        "max_sequence_length": ts["max_sequence_length"],
-        "patch_size": ts["patch_size"],
-        "processor_class": f"{backbone.capitalize()}TSProcessor",
-    }
-    Path(folder, "processor_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
 def pad_vocabulary(tokens: int, multiple: int = 64) -> int:
     """Return the number of embedding rows for a number of tokens."""
     return -(-tokens // multiple) * multiple
@@ -177,6 +167,5 @@ def init_tiny(
 
         model.generation_config = GenerationConfig(do_sample=False, eos_token_id=[end, pad], pad_token_id=pad)
         model.save_pretrained(folder)
-        save_processor_config(folder, backbone, config.time_series)
 
     return Path(out_dir)

@@ -1,0 +1,129 @@
+"""Fixtures for every room: tiny bases, small datasets, recipes. Nothing leaves the temporary folders.
+
+The folder itself is importable, so that helper modules (``golden_cases``, ``host_steps``) are found under every
+import mode of pytest.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+_CACHE = tempfile.mkdtemp(prefix="chatts_tests_")
+os.environ["HF_DATASETS_CACHE"] = _CACHE  # before `datasets` is imported: no test meets an older run's cache
+
+
+def pytest_sessionfinish(session, exitstatus):
+    shutil.rmtree(_CACHE, ignore_errors=True)
+
+
+def _tiny(tmp_path_factory, backbone: str) -> Path:
+    from llamafactory_chatts.data.demo import corpus
+    from llamafactory_chatts.model.tiny_base import init_tiny
+
+    folder = tmp_path_factory.mktemp("bases") / f"tiny_{backbone}"
+    return init_tiny(folder, [*corpus(60), "<tool_response>"], seed=0, backbone=backbone)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory) -> Path:
+    """A random ChatTS base on Qwen3, about 0.3 million parameters; do not write into it."""
+    return _tiny(tmp_path_factory, "qwen3")
+
+
+@pytest.fixture(scope="session")
+def tiny_base_qwen2(tmp_path_factory) -> Path:
+    """The same on Qwen2."""
+    return _tiny(tmp_path_factory, "qwen2")
+
+
+@pytest.fixture(scope="session")
+def plain_qwen3(tmp_path_factory, tiny_base) -> Path:
+    """A tiny Qwen3 that is no ChatTS: no ``ts`` block, and a tokenizer without ``<ts>``."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from llamafactory_chatts.data.demo import corpus
+    from llamafactory_chatts.model.tiny_base import save_tokenizer, train_tokenizer
+
+    folder = tmp_path_factory.mktemp("bases") / "plain_qwen3"
+    folder.mkdir()
+    save_tokenizer(train_tokenizer(corpus(20)), folder)
+    keep = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim")
+    known = json.loads((tiny_base / "config.json").read_text())
+    Qwen3ForCausalLM(Qwen3Config(**{key: known[key] for key in keep}, num_key_value_heads=2)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def write_dataset(tmp_path):
+    """Return a function that writes a dataset file and its entry in dataset_info.json.
+
+    ``write_dataset(rows, name="data", file=None, **entry)`` returns the folder. ``rows`` is a list of rows, or the
+    file's text as it shall stand. Without an ``entry`` it is ``formatting: chatts``; several calls share the folder.
+    """
+
+    def write(rows, name: str = "data", file: str | None = None, **entry) -> Path:
+        file = file or f"{name}.jsonl"
+        if not isinstance(rows, str):
+            dumped = [json.dumps(row, ensure_ascii=False) for row in rows]
+            rows = "\n".join(dumped) + "\n" if file.endswith(".jsonl") else "[" + ",\n".join(dumped) + "]"
+
+        (tmp_path / file).write_text(rows, encoding="utf-8")
+        info_file = tmp_path / "dataset_info.json"
+        info = json.loads(info_file.read_text()) if info_file.exists() else {}
+        info[name] = {"file_name": file, **(entry or {"formatting": "chatts"})}
+        info_file.write_text(json.dumps(info))
+        return tmp_path
+
+    return write
+
+
+@pytest.fixture
+def recipe(tmp_path, tiny_base):
+    """Return a function that makes a recipe (a dict, as LLaMA-Factory's YAML gives it) for dataset ``data``.
+
+    ``recipe(**overrides)``: a key set to None is left out.
+    """
+
+    def make(**overrides) -> dict:
+        settings = {
+            "model_name_or_path": str(tiny_base),
+            "stage": "sft",
+            "do_train": True,
+            "finetuning_type": "lora",
+            "lora_rank": 4,
+            "template": "chatts",
+            "dataset": "data",
+            "dataset_dir": str(tmp_path),
+            "cutoff_len": 1024,
+            "output_dir": str(tmp_path / "saves"),
+            "per_device_train_batch_size": 2,
+            "learning_rate": 1e-3,
+            "max_steps": 2,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "use_cpu": True,
+            **overrides,
+        }
+        return {key: value for key, value in settings.items() if value is not None}
+
+    return make
+
+
+@pytest.fixture
+def rows():
+    """Return a function: ``rows(n)`` gives n rows of the demo task, series of 32 to 64 points."""
+    from llamafactory_chatts.data.demo import generate
+
+    return lambda n, seed=0: list(generate(n, seed, 32, 64))

@@ -1,0 +1,328 @@
+"""The table is applied by itself in every process, or the import of llamafactory fails with one clear error."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from llamafactory_chatts import register
+from llamafactory_chatts.host import compat
+
+
+def python(code, *args, **env):
+    """Run code in a fresh interpreter; return the finished process."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *args], capture_output=True, text=True, env={**os.environ, **env}, timeout=120
+    )
+
+
+def output(code, *args, **env):
+    """Return the last line that code prints in a fresh interpreter."""
+    done = python(code, *args, **env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.strip().splitlines()[-1]
+
+
+FORKS = """
+import json, os, sys
+import torch, transformers, datasets, peft, accelerate  # what the host imports, but not the host
+children = {}
+for name, code in json.loads(sys.argv[1]).items():
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        answer = {}
+        try:
+            exec(code, answer)
+            text = str(answer["answer"])
+        except BaseException as err:
+            text = f"{type(err).__name__}: {err}"
+        os.write(writer, text.encode())
+        os._exit(0)
+    os.close(writer)
+    children[name] = reader
+print(json.dumps({name: os.fdopen(reader).read() for name, reader in children.items()}))
+"""
+
+IN_A_PROCESS_OF_ITS_OWN = {
+    "early": """
+import os
+os.environ["LLAMAFACTORY_CHATTS"] = "0"  # read when llamafactory is looked for
+from llamafactory_chatts import register
+register.register()
+register.register()
+answer = all(map(register.is_applied, register.TABLE))
+""",
+    "late": """
+import os
+os.environ["LLAMAFACTORY_CHATTS"] = "0"
+import llamafactory.data.parser
+from llamafactory_chatts import register
+register.register()
+""",
+    "switched off inside": """
+import os
+os.environ["LLAMAFACTORY_CHATTS"] = "off"
+import llamafactory.extras.constants as constants
+answer = "ChatTS-8B" in constants.SUPPORTED_MODELS
+""",
+    "failing row": """
+import llamafactory_chatts.register as r
+r.TABLE = (r.Row("patch", "llamafactory.extras.constants", "gone",
+                 "llamafactory_chatts.host.data_patches:count_overlong", "test"),)
+answer = []
+for attempt in (1, 2):
+    try:
+        import llamafactory.extras.constants
+        answer.append("imported")
+    except ImportError as err:
+        answer.append("relies on llamafactory.extras.constants.gone" in str(err))
+""",
+    "version": """
+import sys
+sys.argv = ["llamafactory-cli", "version"]
+sys.stdout = sys.stderr
+from llamafactory.cli import main
+main()
+import llamafactory_chatts.register as r
+answer = r._armed, sorted(n[25:] for n in sys.modules if n.startswith("llamafactory_chatts.host."))
+""",
+}
+
+FIRST = """
+import importlib, pickle
+thing = {make}
+from llamafactory.data import TEMPLATES
+from llamafactory.hparams import FinetuningArguments
+answer = thing, type(TEMPLATES["chatts"].mm_plugin).__name__, hasattr(FinetuningArguments, "timeseries_sft_lr")
+"""
+MODULES = ("converter", "mm_plugin", "rows", "unreadable")
+
+
+def forked(snippets):
+    """Run each snippet in a process of its own that has not imported llamafactory; return its ``answer`` as text."""
+    return json.loads(output(FORKS, json.dumps(snippets)))
+
+
+@pytest.fixture(scope="module")
+def answers():
+    first = {
+        name: FIRST.format(make=f"importlib.import_module('llamafactory_chatts.host.{name}') and {name!r}")
+        for name in MODULES
+    }
+    return forked({**IN_A_PROCESS_OF_ITS_OWN, **first})
+
+
+def test_rows_name_what_they_touch_and_why():
+    targets = [row.target for row in register.TABLE]
+    assert len(set(targets)) == len(targets)
+    for row in register.TABLE:
+        assert row.kind in ("registry", "patch", "subclass") and row.why
+        module, function = row.apply.split(":")
+        assert module.startswith("llamafactory_chatts.host.") and function
+
+
+@pytest.mark.slow
+def test_the_start_up_file_applies_every_row():
+    code = """
+import llamafactory.train.tuner, llamafactory_chatts.register as r
+import sys
+later = [row.target for row in r.TABLE if row.module in sys.modules and not r.is_applied(row)]
+r.register()
+missing = [row.target for row in r.TABLE if not r.is_applied(row)]
+before = dict(sys.modules["llamafactory.data.template"].TEMPLATES), r._applied.copy()
+r.register()
+r.arm()
+for row in r.TABLE:
+    r.apply_row(row)
+after = dict(sys.modules["llamafactory.data.template"].TEMPLATES), r._applied.copy()
+print(later, missing, before == after)
+"""
+    assert output(code) == "[] [] True"
+
+
+@pytest.mark.slow
+def test_switched_off_leaves_the_host_untouched():
+    code = """
+import sys
+import llamafactory.train.tuner
+from llamafactory.data.converter import DATASET_CONVERTERS
+from llamafactory.data.mm_plugin import PLUGINS
+from llamafactory.data.parser import DatasetAttr
+from llamafactory.data.template import TEMPLATES
+from llamafactory.extras.constants import SUPPORTED_MODELS
+from llamafactory.hparams import DataArguments, FinetuningArguments
+from llamafactory.model.model_utils.visual import COMPOSITE_MODELS
+found = ["chatts" in table for table in (DATASET_CONVERTERS, PLUGINS, TEMPLATES, COMPOSITE_MODELS)]
+found += ["ChatTS-8B" in SUPPORTED_MODELS, hasattr(DatasetAttr, "timeseries")]
+found += [hasattr(DataArguments, "drop_overlong"), hasattr(FinetuningArguments, "timeseries_sft_lr")]
+ours = [n for n, m in sys.modules.items() if n.startswith("llamafactory_chatts") and n.count(".") > 1]
+print(any(found), ours)
+"""
+    for off in ("0", "false", "OFF"):
+        if off != "0":  # the word is read in one place; a light run shows it
+            assert (
+                output("import llamafactory, sys; print('wrapt' in sys.modules)", LLAMAFACTORY_CHATTS=off) == "False"
+            )
+        else:
+            assert output(code, LLAMAFACTORY_CHATTS=off) == "False []"
+
+
+def test_the_start_up_file_imports_nothing_heavy():
+    code = """
+import sys
+print(sorted(n for n in sys.modules if n.split(".")[0] in ("torch", "transformers", "wrapt", "numpy", "datasets")
+             or n.startswith("llamafactory")))
+"""
+    assert output(code) == "['llamafactory_chatts', 'llamafactory_chatts.autoload']"
+
+
+def test_the_time_of_the_start_up_file_is_shown():
+    done = subprocess.run([sys.executable, "-X", "importtime", "-c", "pass"], capture_output=True, text=True)
+    lines = [line for line in done.stderr.splitlines() if line.rstrip().endswith("llamafactory_chatts.autoload")]
+    assert len(lines) == 1
+    print("microseconds (self | cumulative):", lines[0])
+
+
+@pytest.mark.parametrize(
+    "change, package",
+    [
+        ("compat.SUPPORTED['llamafactory'] = ((0, 9, 6), (0, 9, 7))", "llamafactory"),
+        ("compat.SUPPORTED['transformers'] = ((4, 52, 0), (4, 53, 0))", "transformers"),
+    ],
+)
+def test_an_unsupported_version_is_one_error(change, package):
+    code = f"""
+from llamafactory_chatts.host import compat
+{change}
+for attempt in (1, 2):
+    try:
+        import llamafactory
+        print("imported")
+    except ImportError as err:
+        print(err)
+"""
+    done = python(code)
+    first, second = done.stdout.splitlines()
+    assert first == second, "a second import must not slip through"
+    low, high = (".".join(map(str, item)) for item in _changed(change)[package])
+    assert f"needs {package}>={low},<{high}, but {metadata.version(package)} is installed" in first
+    assert f"pip install '{package}>={low},<{high}'" in first and "LLAMAFACTORY_CHATTS=0" in first
+
+
+def _changed(change):
+    compat_like = type("compat", (), {"SUPPORTED": {}})
+    exec(change, {"compat": compat_like})
+    return compat_like.SUPPORTED
+
+
+@pytest.mark.parametrize("version", ["0.9.4", "0.9.6", "0.10.0", "0.9.6rc1"])
+def test_versions_outside_the_range_are_refused(monkeypatch, version):
+    monkeypatch.setattr(compat.metadata, "version", lambda name: version if name == "llamafactory" else "5.5.4")
+    with pytest.raises(ImportError, match=f"needs llamafactory>=0.9.5,<0.9.6, but {version} is installed"):
+        compat.check_versions()
+
+
+@pytest.mark.parametrize("versions", [("0.9.5", "5.5.0"), ("0.9.5+local", "5.5.4")])
+def test_versions_inside_the_range_are_taken(monkeypatch, versions):
+    monkeypatch.setattr(compat.metadata, "version", dict(zip(("llamafactory", "transformers"), versions)).get)
+    compat.check_versions()
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch):
+    def version(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(compat.metadata, "version", version)
+    with pytest.raises(ImportError, match="but is not installed"):
+        compat.check_versions()
+
+
+def test_a_registry_that_is_gone_is_an_import_error():
+    row = register.Row("registry", "json", "chatts", "llamafactory_chatts.host.template:add_plugin", "test")
+    with pytest.raises(ImportError, match="cannot add json:chatts to this LLaMA-Factory: .*PLUGINS"):
+        register.apply_row(row)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case, expected",
+    [
+        ("early", "True"),
+        (
+            "late",
+            "ImportError: llamafactory.extras.constants was imported before llamafactory-chatts could add to it. ",
+        ),
+        ("switched off inside", "False"),
+        ("failing row", "[True, True]"),
+        ("version", "(True, ['compat', 'model_list'])"),
+    ],
+)
+def test_in_a_process_of_its_own(answers, case, expected):
+    """Registered early or too late, switched off by the program, a row that fails, the light version command."""
+    assert answers[case].startswith(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_of_ours_can_be_the_first_import(answers, module):
+    assert answers[module] == str((module, "ChatTSPlugin", True))
+
+
+@pytest.mark.slow
+def test_a_spawned_child_unpickles_our_objects_first(tmp_path, recipe, write_dataset, rows):
+    from host_steps import load_data
+    from llamafactory.data.loader import _get_dataset_processor
+    from llamafactory.data.parser import get_dataset_list
+
+    from llamafactory_chatts.host.converter import ChatTSDatasetConverter
+
+    write_dataset(rows(3))
+    run = load_data(recipe())
+    attr = get_dataset_list(["data"], str(tmp_path))[0]
+    processor = _get_dataset_processor(run.data_args, "sft", run.template, run.tokenizer, run.processor)
+    things = [ChatTSDatasetConverter(attr, run.data_args), processor, run.template.mm_plugin, run.finetuning_args]
+    script = tmp_path / "spawn.py"
+    script.write_text("""
+import multiprocessing, pickle, sys
+
+def child(data, queue):
+    names = [type(thing).__name__ for thing in pickle.loads(data)]
+    from llamafactory.data import TEMPLATES
+    queue.put((names, "chatts" in TEMPLATES))
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=child, args=(open(sys.argv[1], "rb").read(), queue))
+    process.start()
+    print(queue.get(timeout=100))
+    process.join()
+""")
+    (tmp_path / "things.pkl").write_bytes(pickle.dumps(things))
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "things.pkl")], capture_output=True, text=True, timeout=120
+    )
+    names = ["ChatTSDatasetConverter", "WholeSupervised", "ChatTSPlugin", "FinetuningArguments"]
+    assert done.stdout.strip() == str((names, True)), done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_a_torchrun_worker_has_the_template(tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import os\nfrom llamafactory.data import TEMPLATES\n"
+        "print('rank', os.environ['RANK'], 'chatts' in TEMPLATES, flush=True)\n"
+    )
+    torchrun = Path(sys.executable).with_name("torchrun")
+    done = subprocess.run(
+        [str(torchrun), "--nproc_per_node", "2", "--master_port", "29631", str(script)], capture_output=True, text=True
+    )
+    assert sorted(line for line in done.stdout.splitlines() if line.startswith("rank")) == [
+        "rank 0 True",
+        "rank 1 True",
+    ], done.stderr[-2000:]

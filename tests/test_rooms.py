@@ -1,0 +1,148 @@
+"""The arrows between the rooms, read from the imports. See ``docs/architecture.md``."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import llamafactory_chatts
+
+
+PACKAGE = Path(llamafactory_chatts.__file__).parent
+NAME = PACKAGE.name
+LINES = 320
+FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+ROOMS = ("core", "data", "model", "host", "plan", "diagnose", "evaluate", "report", "verbs")
+ALLOWED = {
+    "core": {"core"},
+    "data": {"core", "data"},
+    "evaluate": {"core", "data", "evaluate"},
+    "report": {"core", "report"},
+    "model": {"core", "model"},
+    "host": {"core", "model", "host"},
+}
+"""The rooms that a room may import; a room that is not listed may import any but ``host``."""
+
+HOST_USERS = ("host/", "register.py", "verbs/")
+LLAMAFACTORY_USERS = ("host/", "register.py", "verbs/doctor")
+WITHOUT_TORCH = ("core/", "data/", "evaluate/", "report/")
+HEAVY = {"torch", "transformers", "safetensors", "accelerate", "peft", "trl", "bitsandbytes", "deepspeed"}
+
+
+def imports_of(source, file):
+    """Return the dotted names that a file of the package imports, anywhere in it.
+
+    A name imported from a module is given both as the module and as ``module.name``, as it may be a module.
+    """
+    package = [NAME, *Path(file).parent.parts]
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, node.module] if node.module else base)
+            found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if function in ("import_module", "__import__") and isinstance(node.args[0].value, str):
+                name, dots = node.args[0].value, len(node.args[0].value) - len(node.args[0].value.lstrip("."))
+                base = ".".join(package[: len(package) - dots + 1]) + "." if dots else ""
+                found.add(base + name.lstrip("."))
+
+    return found
+
+
+def imports(file):
+    return imports_of((PACKAGE / file).read_text(), file)
+
+
+def outside(file):
+    """Return the top-level packages that a file imports."""
+    return {name.split(".")[0] for name in imports(file)}
+
+
+def rooms(file):
+    """Return the rooms of the package that a file imports."""
+    parts = (name.split(".") for name in imports(file))
+    return {part[1] for part in parts if part[0] == NAME and len(part) > 1 and part[1] in ROOMS}
+
+
+def test_the_reader_sees_every_way_to_import():
+    source = """
+import torch.nn as nn
+from transformers import AutoConfig
+from ..core import errors
+from ..core.errors import ChatTSError
+from . import encoder
+def f():
+    import importlib
+    importlib.import_module("llamafactory.extras")
+    importlib.import_module("..host.compat", __package__)
+"""
+    found = imports_of(source, "model/auto.py")
+    assert {"torch.nn", "transformers.AutoConfig", f"{NAME}.core.errors", f"{NAME}.model.encoder"} <= found
+    assert {"llamafactory.extras", f"{NAME}.host.compat"} <= found
+
+
+def test_there_is_something_to_read():
+    assert "core/series.py" in FILES and "model/encoder.py" in FILES
+    assert {file.split("/")[0] for file in FILES if "/" in file} <= set(ROOMS)
+
+
+@pytest.mark.parametrize("file", FILES)
+class TestArrows:
+    def test_a_room_imports_only_its_own(self, file):
+        room = file.split("/")[0]
+        extra = rooms(file) - ALLOWED.get(room, set(ROOMS) - {"host"})
+        assert not extra or (extra == {"host"} and file.startswith(HOST_USERS)), f"{file} imports {sorted(extra)}"
+
+    def test_only_the_host_room_imports_llamafactory(self, file):
+        assert file.startswith(LLAMAFACTORY_USERS) or "llamafactory" not in outside(file)
+
+    def test_rooms_without_torch(self, file):
+        if file.startswith(WITHOUT_TORCH):
+            assert not HEAVY & outside(file), f"{file} imports {sorted(HEAVY & outside(file))}"
+
+    def test_length(self, file):
+        lines = len((PACKAGE / file).read_text().splitlines())
+        assert lines <= LINES, f"{file} has {lines} lines; give part of it a file with a name of its own"
+
+    def test_no_file_is_called_utils(self, file):
+        assert "util" not in Path(file).stem and "helper" not in Path(file).stem
+
+
+def loaded_by(statement, *names):
+    """Return which modules of the given packages a fresh interpreter holds after a statement."""
+    script = (
+        f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); before = set(sys.modules); {statement}; "
+        f"print(*sorted(m for m in set(sys.modules) - before if m.split('.')[0] in {set(names)!r}))"
+    )
+    environment = {**os.environ, "LLAMAFACTORY_CHATTS": "0"}
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()
+
+
+class TestStart:
+    def test_the_package_alone_imports_nothing_else(self):
+        script = (
+            f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); before = set(sys.modules); "
+            f"import {NAME}; print(*sorted(set(sys.modules) - before))"
+        )
+        result = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, check=True
+        )
+        assert result.stdout.split() == [NAME]
+
+    def test_core_needs_only_numpy(self):
+        modules = [file for file in FILES if file.startswith("core/") and not file.endswith("__init__.py")]
+        statement = "; ".join(f"import {NAME}.{file[:-3].replace('/', '.')}" for file in modules)
+        assert not loaded_by(statement, *HEAVY, "llamafactory", "datasets")
+
+    def test_the_model_room_works_without_llamafactory(self):
+        found = loaded_by(f"import {NAME}.model", "llamafactory", NAME)
+        assert found and {name.split(".")[0] for name in found} == {NAME}
+        assert {name.split(".")[1] for name in found if "." in name} <= {"core", "model", "autoload"}
