@@ -41,7 +41,8 @@ def inside(media_dir: str, cell: str) -> str:
 def read_series_file(path: str) -> list[np.ndarray]:
     """Read one file: a series per numeric column (``.csv``, ``.parquet``) or per row of a 2-D array (``.npy``).
 
-    In tables a column named ``value`` is taken alone if there is one; otherwise every numeric column.
+    In tables a column named ``value`` is taken alone if there is one; otherwise every numeric column. A ``.csv`` may
+    do without a line of names.
 
     Returns:
         float64 vectors of shape ``(length,)``.
@@ -76,7 +77,7 @@ def _read_columns(path: str) -> dict[str, Any]:
 
     import pandas as pd
 
-    frame = pd.read_csv(path) if path.lower().endswith(".csv") else pd.read_parquet(path)
+    frame = _read_csv(path) if path.lower().endswith(".csv") else pd.read_parquet(path)
     if "value" in frame.columns:
         frame = frame[["value"]]
 
@@ -85,3 +86,15 @@ def _read_columns(path: str) -> dict[str, Any]:
         return {f"column {frame.columns[0]}": frame.iloc[:, 0].tolist()}
 
     return {f"column {name}": numeric[name].to_numpy() for name in numeric.columns}
+
+
+def _read_csv(path: str) -> Any:
+    """Return the table without a column that has no name (a row number); a first line of numbers is data."""
+    import pandas as pd
+
+    first = pd.read_csv(path, header=None, nrows=1)
+    if first.select_dtypes("number").shape[1] == first.shape[1]:
+        return pd.read_csv(path, header=None)
+
+    frame = pd.read_csv(path)
+    return frame.loc[:, [not str(name).startswith("Unnamed:") for name in frame.columns]]

@@ -1,5 +1,6 @@
 """The dataset converter: any of LLaMA-Factory's formats, plus a column with time series."""
 
+from types import NoneType
 from typing import Any
 
 from llamafactory.data.converter import (
@@ -36,16 +37,16 @@ class ChatTSDatasetConverter(DatasetConverter):
     Args:
         dataset_attr, data_args: as LLaMA-Factory passes them.
         files_state: digest of the files the cells point to; part of the cache key, otherwise unused.
-        needs_answer: refuse rows without an answer.
+        answers: how many answers a row must have: 1, 2 for preferences, or 0 for any number.
     """
 
-    def __init__(self, dataset_attr: Any, data_args: Any, files_state: str = "", needs_answer: bool = False) -> None:
+    def __init__(self, dataset_attr: Any, data_args: Any, files_state: str = "", answers: int = 0) -> None:
         super().__init__(dataset_attr, data_args)
         self.base = BASES.get(dataset_attr.formatting, AlpacaDatasetConverter)(dataset_attr, data_args)
         self.column = getattr(dataset_attr, COLUMN, None)
         self.max_points = getattr(data_args, "_ts_max_points", None)
         self.files_state = files_state
-        self.needs_answer = needs_answer
+        self.answers = answers
         self.version = __version__  # a new release does not reuse an old cache
 
     def __call__(self, example: dict[str, Any]) -> dict[str, Any]:
@@ -54,15 +55,34 @@ class ChatTSDatasetConverter(DatasetConverter):
         Raises:
             ChatTSError: what is wrong with the row and what to change (file and row are the caller's to add).
         """
+        answer = self.dataset_attr.response
+        if answer and not self.answers:
+            example = {answer: None, **example}  # prompts alone are enough to predict
+
+        if answer and not isinstance(example.get(answer), (str, NoneType)):
+            raise ChatTSError(
+                f"the answer {answer!r} is {type(example[answer]).__name__}",
+                fix="Write it as a string (JSON answers, too)",
+            )
+
         try:
             row = self.base(example)
         except KeyError as err:
             raise ChatTSError(
-                f"there is no column {err}, the row has {', '.join(map(repr, example))}",
+                f"there is no column or role {err}, the row has the columns {', '.join(map(repr, example))}",
                 fix="Correct `columns` (or `tags`) of this entry in dataset_info.json",
             ) from err
-        except TypeError as err:
-            raise ChatTSError(f"the text columns hold something else than text ({shorten(err, 60)})") from err
+        except (TypeError, ValueError, AttributeError, IndexError) as err:
+            raise ChatTSError(
+                f"the text columns hold something else than text ({shorten(err, 60)})",
+                fix="Write texts as strings, and turns as lists of objects with a role and a text",
+            ) from err
+
+        for kind in ("images", "videos", "audios"):
+            if row[f"_{kind}"]:
+                raise ChatTSError(
+                    f"ChatTS reads no {kind}", fix=f"Remove columns.{kind} of this entry in dataset_info.json"
+                )
 
         if self.dataset_attr.formatting == "openai":
             row["_system"] = self._own_system(example)  # the host puts a prompt of its own there
@@ -142,11 +162,7 @@ class ChatTSDatasetConverter(DatasetConverter):
                 fix="Start with a user turn, end with an assistant turn, and check `tags` in dataset_info.json",
             )
 
-        if self.needs_answer and not response:
-            raise ChatTSError(
-                "there is no answer, or it is not text", fix="Write the answer as a string (JSON answers, too)"
-            )
-
+        self._check_answers(response)
         for message in [*prompt, *response]:
             if not isinstance(message["content"], str):
                 raise ChatTSError(
@@ -155,3 +171,25 @@ class ChatTSDatasetConverter(DatasetConverter):
 
         check_placeholders(prompt, series, row["_system"] or "")
         check_placeholders(response, 0)
+
+    def _check_answers(self, response: list[dict[str, Any]]) -> None:
+        attr = self.dataset_attr
+        if self.answers == 1 and len(response) != 1:
+            if response:  # a desired and an undesired one
+                raise ChatTSError(
+                    "the row is for preference training", fix=f"Set stage: {'dpo' if attr.ranking else 'kto'}"
+                )
+
+            raise ChatTSError("there is no answer", fix="Write one, or remove the row")
+
+        if self.answers == 2 and len(response) != 2:
+            raise ChatTSError(
+                f"{attr.chosen!r} and {attr.rejected!r} do not both hold an answer"
+                if attr.ranking
+                else f"the column {attr.kto_tag!r} (kto_tag) does not hold true or false",
+                fix="Fill them, and check `columns` of this entry in dataset_info.json",
+            )
+
+        texts = [message["content"] for message in response]
+        if self.answers and not (any(texts) if self.answers == 2 and not attr.ranking else all(texts)):
+            raise ChatTSError("the answer is empty", fix="Write an answer or remove the row")

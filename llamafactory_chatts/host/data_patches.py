@@ -56,22 +56,42 @@ def file_of(dataset_attr: Any, data_args: Any) -> str:
     return os.path.join(str(data_args.dataset_dir), dataset_attr.dataset_name)
 
 
+def answers_needed(data_args: Any, training_args: Any) -> int:
+    """Return how many answers a row must have, 0 for any number (see :class:`.converter.ChatTSDatasetConverter`)."""
+    predicts_only = training_args.predict_with_generate and not training_args.do_train
+    answers = {"pt": 0, "sft": 0 if predicts_only else 1, "rm": 2, "kto": 2}
+    return answers.get(getattr(data_args, "_ts_stage", "sft"), 0)
+
+
 def explain_unreadable_file(loader: Any, name: str) -> None:
-    """When a file cannot be loaded (mixed types and the like), say which rows are at fault."""
+    """When a file cannot be loaded, say which rows are at fault; when none is, read it row by row.
+
+    The host's reader takes the types of the columns from the first 10 MB of a file.
+    """
 
     def build(original: Any) -> Any:
         def load_single_dataset(dataset_attr: Any, model_args: Any, data_args: Any, training_args: Any) -> Any:
+            if not wants_series(dataset_attr, data_args):
+                return original(dataset_attr, model_args, data_args, training_args)
+
+            if data_args.streaming and not training_args.dataloader_num_workers:
+                training_args = copy.copy(training_args)
+                training_args.dataloader_num_workers = 1  # the host cuts a streamed file into this many pieces
+
             try:
                 return original(dataset_attr, model_args, data_args, training_args)
             except ChatTSError:
                 raise
             except Exception:
-                if wants_series(dataset_attr, data_args) and dataset_attr.load_from == "file":
-                    from .unreadable import explain
+                from .unreadable import explain, reading_by_rows
 
-                    explain(file_of(dataset_attr, data_args), dataset_attr, data_args)
+                file = file_of(dataset_attr, data_args)
+                answers = answers_needed(data_args, training_args)
+                if dataset_attr.load_from != "file" or not explain(file, dataset_attr, data_args, answers):
+                    raise
 
-                raise
+                with reading_by_rows(loader, file, dataset_attr.split):
+                    return original(dataset_attr, model_args, data_args, training_args)
 
         return load_single_dataset
 
@@ -126,9 +146,8 @@ def convert_with_row_numbers(loader: Any, name: str) -> None:
                 raise ChatTSError("the dataset has no rows", where=file, fix="Add rows or remove it from `dataset`")
 
             state = "" if data_args.streaming else _files_state(dataset, dataset_attr.timeseries, data_args.media_dir)
-            converter = ChatTSDatasetConverter(
-                dataset_attr, data_args, state, needs_answer=training_args.do_train and not dataset_attr.ranking
-            )
+            answers = answers_needed(data_args, training_args)
+            converter = ChatTSDatasetConverter(dataset_attr, data_args, state, answers)
             rows = RowConverter(converter, file, collect=not data_args.streaming)
             options: dict[str, Any] = {"with_indices": True, "remove_columns": list(first), "features": None}
             options["features"] = _features(PROBLEM if rows.collect else None)
@@ -253,7 +272,8 @@ def check_base_and_template(loader: Any, name: str) -> None:
                     fix="Name a ChatTS checkpoint, or make one of a Qwen folder: lmf-chatts init-base QWEN_DIR OUT",
                 )
 
-            names = (data_args.dataset or []) + (data_args.eval_dataset or [])
+            stored = data_args.tokenized_path is not None and loader.has_tokenized_data(data_args.tokenized_path)
+            names = [] if stored else (data_args.dataset or []) + (data_args.eval_dataset or [])
             with_series = [
                 str(attr)
                 for attr in loader.get_dataset_list(names, data_args.dataset_dir)
@@ -273,7 +293,7 @@ def check_base_and_template(loader: Any, name: str) -> None:
 
             if ours:
                 data_args = copy.copy(data_args)
-                data_args._ts_max_points = processor.max_sequence_length
+                data_args._ts_max_points, data_args._ts_stage = processor.max_sequence_length, stage
 
             return original(template, model_args, data_args, training_args, stage, tokenizer, processor)
 

@@ -39,9 +39,7 @@ class _TimeSeriesConfig:
     """
 
     def __post_init__(self, **kwargs):
-        self._published = {
-            key: kwargs.pop(key) for key in ("model_type", "auto_map") if kwargs.get(key) is not None
-        }
+        self._published = {key: kwargs.pop(key) for key in ("model_type", "auto_map") if kwargs.get(key) is not None}
         super().__post_init__(**kwargs)
         if self.ts is not None:
             self.ts = {**TS_DEFAULTS, "hidden_size": self.hidden_size, **self.ts}

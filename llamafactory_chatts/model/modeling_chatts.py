@@ -100,10 +100,12 @@ class TimeSeriesForCausalLM:
                     fix="Pass timeseries=... of shape (series, 2 * longest, 1), or remove the placeholder",
                 )
 
+            # A rank whose batch has no series must not skip the encoder, and must meet it before the embedding as
+            # the others do: with sharded weights (ZeRO-3, FSDP) all ranks wait for each other at each module.
+            take_part = self.training or torch.distributed.is_initialized()
+            features = self.encode_timeseries(self.ts_encoder.dummy(input_ids.device))[0] if take_part else None
             embeds = self.get_input_embeddings()(input_ids)
-            if self.training or torch.distributed.is_initialized():
-                # a rank whose batch has no series must not skip the encoder: the others would wait for it
-                features, _ = self.encode_timeseries(self.ts_encoder.dummy(input_ids.device))
+            if features is not None:
                 embeds = embeds + 0.0 * features.sum().to(embeds)
 
             return input_ids, embeds, attention_mask, labels

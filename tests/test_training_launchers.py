@@ -1,0 +1,66 @@
+"""Every launcher people use starts workers in which ChatTS trains: torchrun, accelerate, DeepSpeed ZeRO-3."""
+
+import importlib.util
+import json
+import subprocess
+
+import pytest
+import yaml
+
+import llamafactory
+from test_training_cli import BIN, data_dir, environment, losses, rows, settings  # noqa: F401
+
+
+pytestmark = pytest.mark.slow
+LAUNCHER = importlib.util.find_spec("llamafactory").submodule_search_locations[0] + "/launcher.py"
+ZERO3 = {
+    "train_batch_size": "auto",
+    "train_micro_batch_size_per_gpu": "auto",
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto",
+    "zero_allow_untested_optimizer": True,
+    "zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True},
+}
+
+
+def launch(command: list, recipe: dict, tmp_path, **env: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    done = subprocess.run(
+        [*command, LAUNCHER, path], env=environment(**env), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+
+
+def test_host_is_untouched_on_disk():
+    assert llamafactory.__version__ == "0.9.5"
+    assert not any("chatts" in line for line in open(LAUNCHER))
+
+
+def test_torchrun(tiny_base, data_dir, tmp_path):  # noqa: F811
+    recipe = settings(tiny_base, data_dir, tmp_path / "out", max_steps=3, ddp_backend="gloo", dataset="mixed")
+    launch([BIN / "torchrun", "--standalone", "--nproc_per_node", "2"], recipe, tmp_path)
+    assert len(losses(tmp_path / "out")) == 3
+
+
+def test_accelerate(tiny_base, data_dir, tmp_path):  # noqa: F811
+    recipe = settings(tiny_base, data_dir, tmp_path / "out", max_steps=3)
+    flags = ["--cpu", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no"]
+    launch([BIN / "accelerate", "launch", *flags, "--dynamo_backend", "no"], recipe, tmp_path)
+    assert len(losses(tmp_path / "out")) == 3
+
+
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
+def test_deepspeed_zero3(tiny_base, data_dir, tmp_path):  # noqa: F811
+    config = tmp_path / "zero3.json"
+    config.write_text(json.dumps(ZERO3))
+    recipe = settings(
+        tiny_base, data_dir, tmp_path / "out", max_steps=3, dataset="mixed", timeseries_sft_lr=1.0e-3,
+        deepspeed=str(config),
+    )  # fmt: skip
+    flags = ["--num_accelerators", "2", "--no_local_rank", "--master_port", "29631"]
+    launch([BIN / "deepspeed", *flags], recipe, tmp_path, DS_ACCELERATOR="cpu")
+    history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    rates = [(entry["learning_rate"], entry["ts_encoder_learning_rate"]) for entry in history if "loss" in entry]
+    assert len(rates) == 3
+    assert all(own == pytest.approx(main / 3) for main, own in rates)
