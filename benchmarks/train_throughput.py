@@ -141,6 +141,22 @@ def recipe_for(base: Path, data: Path, out: Path, changes: dict, steps: int) -> 
     }  # fmt: skip
 
 
+def recipe_settings(path: Path) -> dict:
+    """Return what a recipe says about the method and the batch; model, data and output are the benchmark's."""
+    import yaml
+
+    ours = (
+        "model_name_or_path",
+        "dataset",
+        "dataset_dir",
+        "output_dir",
+        "save_steps",
+        "plot_loss",
+        "num_train_epochs",
+    )
+    return {key: value for key, value in yaml.safe_load(path.read_text()).items() if key not in ours}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
@@ -149,6 +165,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12, help="optimizer steps per setting")
     parser.add_argument("--skip", type=int, default=3, help="first steps left out of the timing")
     parser.add_argument("--only", nargs="*", help="settings to run (default: all)")
+    parser.add_argument("--recipe", type=Path, nargs="*", default=[], help="shipped recipes to measure instead")
     parser.add_argument("--work", type=Path, default=Path("bench_work"))
     parser.add_argument("--out", type=Path, default=Path("bench_results"))
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -167,8 +184,9 @@ def main() -> None:
         build_base(base, args.shape, [row["input"] + row["output"] for row in texts])
         print(f"base built in {time.perf_counter() - started:.0f} s", flush=True)
 
+    settings = {path.name: recipe_settings(path) for path in args.recipe} or SETTINGS
     results = []
-    for name, changes in SETTINGS.items():
+    for name, changes in settings.items():
         if args.only and name not in args.only:
             continue
 
@@ -183,8 +201,9 @@ def main() -> None:
         result = json.loads(lines[0][7:]) if lines else {"error": done.stderr[-1500:]}
         results.append({"setting": name, "wall_s": round(time.perf_counter() - started, 1), **result})
         print(json.dumps(results[-1]), flush=True)
-        (args.out / f"{args.shape}.json").write_text(json.dumps(results, indent=2))
-        (args.out / f"{args.shape}.md").write_text(as_table(results))
+        label = f"{args.shape}_recipes" if args.recipe else args.shape
+        (args.out / f"{label}.json").write_text(json.dumps(results, indent=2))
+        (args.out / f"{label}.md").write_text(as_table(results))
 
 
 def as_table(results: list[dict]) -> str:
