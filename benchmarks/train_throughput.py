@@ -137,7 +137,7 @@ def recipe_for(base: Path, data: Path, out: Path, changes: dict, steps: int) -> 
         "lora_target": "q_proj,k_proj,v_proj", "template": "chatts", "dataset_dir": str(data), "dataset": "bench",
         "cutoff_len": 4096, "output_dir": str(out), "logging_steps": 1, "save_strategy": "no", "report_to": "none",
         "learning_rate": 1e-4, "lr_scheduler_type": "cosine", "max_steps": steps, "flash_attn": "sdpa",
-        "bf16": torch.cuda.is_available(), **changes,
+        **changes, "bf16": torch.cuda.is_available(),
     }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Reading the series of a file that a dataset cell points to."""
 
 import os
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def _read_columns(path: str) -> dict[str, Any]:
 
     numeric = frame.select_dtypes("number")
     if frame.shape[1] == 1 and numeric.empty and len(frame):
-        return {f"column {frame.columns[0]}": frame.iloc[:, 0].tolist()}
+        return {f"column {frame.columns[0]}": [_number(value) for value in frame.iloc[:, 0]]}
 
     return {f"column {name}": numeric[name].to_numpy() for name in numeric.columns}
 
@@ -92,9 +93,18 @@ def _read_csv(path: str) -> Any:
     """Return the table without a column that has no name (a row number); a first line of numbers is data."""
     import pandas as pd
 
-    first = pd.read_csv(path, header=None, nrows=1)
+    text = Path(path).read_text(encoding="utf-8-sig").strip("\r\n")
+    first = pd.read_csv(StringIO(text), header=None, nrows=1)
     if first.select_dtypes("number").shape[1] == first.shape[1]:
-        return pd.read_csv(path, header=None)
+        return pd.read_csv(StringIO(text), header=None, skip_blank_lines=False)
 
-    frame = pd.read_csv(path)
+    frame = pd.read_csv(StringIO(text), skip_blank_lines=False)  # an empty line is a gap
     return frame.loc[:, [not str(name).startswith("Unnamed:") for name in frame.columns]]
+
+
+def _number(value: Any) -> Any:
+    """Return the number that a text is; anything else as it is, for :func:`as_series` to name."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value

@@ -7,7 +7,7 @@ go on working.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..core.contract import TEMPLATE
+from ..core.contract import TEMPLATE, TIMESERIES_TUNING
 from ..core.errors import ChatTSError
 from .compat import patch
 
@@ -72,6 +72,13 @@ def extend_finetuning_arguments(module: Any, name: str) -> None:
 def check_settings(args: Any) -> None:
     """Raise a :class:`ChatTSError` for time-series settings that contradict each other or the method."""
     adapter = args.finetuning_type in ("lora", "oft")
+    if args.timeseries_tuning not in (None, *TIMESERIES_TUNING):  # a recipe's values are not checked by the host
+        raise ChatTSError(
+            f"there is no {args.timeseries_tuning!r}",
+            where="timeseries_tuning",
+            fix=f"Use one of: {', '.join(TIMESERIES_TUNING)}",
+        )
+
     if args.timeseries_tuning is not None and not adapter:
         raise ChatTSError(
             f"it is for adapter methods, finetuning_type is {args.finetuning_type}",
@@ -88,6 +95,13 @@ def check_settings(args: Any) -> None:
 
     if args.timeseries_sft_lr is None:
         return
+
+    try:
+        args.timeseries_sft_lr = float(args.timeseries_sft_lr)  # text where a YAML reader does not know 1e-5
+    except ValueError:
+        raise ChatTSError(
+            f"{args.timeseries_sft_lr!r} is no number", where="timeseries_sft_lr", fix="Write it as 1.0e-5"
+        ) from None
 
     if args.timeseries_sft_lr <= 0:
         raise ChatTSError("must be above 0", where="timeseries_sft_lr", fix="Use timeseries_tuning: freeze to stop it")

@@ -232,9 +232,10 @@ def count_overlong(loader: Any, name: str) -> None:
 
 def report_overlong(lost: list[int], rows: int, data_args: Any, logger: Any) -> None:
     """Warn about rows left out, or raise a :class:`ChatTSError` when they are too many."""
-    limit = data_args.cutoff_len
-    needed = max(lost) + (1 if data_args.packing else 0)
-    text = f"{len(lost)} of {rows} rows ({len(lost) / rows:.1%}) are longer than cutoff_len {limit}, up to {max(lost)}"
+    spare = 1 if data_args.packing else 0  # the host takes it off the recipe's cutoff_len
+    limit, needed = data_args.cutoff_len + spare, max(lost) + spare
+    text = f"{len(lost)} of {rows} rows ({len(lost) / rows:.1%}) are longer than cutoff_len {limit} allows"
+    text += f", up to {max(lost)}"
     if len(lost) == rows or (len(lost) / rows > MAX_OVERLONG_SHARE and not data_args.drop_overlong):
         raise ChatTSError(
             text,
@@ -279,11 +280,18 @@ def check_base_and_template(loader: Any, name: str) -> None:
                 for attr in loader.get_dataset_list(names, data_args.dataset_dir)
                 if getattr(attr, COLUMN, None) is not None
             ]
-            if with_series and type(template.mm_plugin).__name__ == "BasePlugin":
+            if with_series and not ours:
                 raise ChatTSError(
                     f"{with_series[0]} has a timeseries column, but template {data_args.template!r} reads no series",
                     where="template",
                     fix=f"Set template: {TEMPLATE}",
+                )
+
+            if ours and training_args.label_smoothing_factor:
+                raise ChatTSError(
+                    "the host smooths unshifted labels for models it does not know",
+                    where="label_smoothing_factor",
+                    fix="Remove it",
                 )
 
             if with_series and stage == "pt":

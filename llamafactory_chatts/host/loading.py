@@ -93,10 +93,14 @@ def prepare_model(loader: Any, name: str) -> None:
                         "it replaces the model classes and would lose the encoder", where=key, fix=f"Remove {key}"
                     )
 
+            if finetuning_args.use_asft_loss:
+                raise ChatTSError(
+                    "its reference model is not given the series", where="use_asft_loss", fix="Remove use_asft_loss"
+                )
+
             model_args.trust_remote_code = False
             model = original(tokenizer, model_args, finetuning_args, is_trainable, add_valuehead)
-            loss_only = finetuning_args.stage == "sft" and not finetuning_args.use_asft_loss
-            if finetuning_args.stage == "pt" or loss_only:
+            if finetuning_args.stage in ("pt", "sft"):  # a loss function of the host's own is called without labels
                 return model
 
             for module in model.modules():

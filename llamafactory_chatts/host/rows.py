@@ -17,7 +17,7 @@ from llamafactory.data.processor import (
 )
 from llamafactory.extras import logging
 
-from ..core.contract import IGNORE_INDEX
+from ..core.contract import IGNORE_INDEX, TS_START
 from ..core.errors import ChatTSError
 from .lane import NO_SERIES
 
@@ -68,6 +68,10 @@ class WholeRows:
             self.data_args = limited
 
         self.lengths.append(max(len(item) for item in encoded if isinstance(item, list)))
+        if self.data_args.train_on_prompt:  # supervised rows only; a patch carries no label all the same
+            patch, (input_ids, labels) = self.tokenizer.convert_tokens_to_ids(TS_START), encoded
+            encoded = input_ids, [IGNORE_INDEX if label == patch else label for label in labels]
+
         return encoded
 
     def preprocess_dataset(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -93,9 +97,11 @@ class WholeRows:
         lost = [length for length in overlong if length]
         if lost:
             self.dropped = getattr(self, "dropped", 0) + len(lost)
+            spare = 1 if self.data_args.packing else 0  # the host takes it off the recipe's cutoff_len
             logger.warning_rank0(
-                f"ChatTS: {self.dropped} rows so far left out, longer than cutoff_len {self.data_args.cutoff_len} "
-                f"(up to {max(lost)}). Set cutoff_len: {max(lost)} to train on them."
+                f"ChatTS: {self.dropped} rows so far left out, longer than cutoff_len "
+                f"{self.data_args.cutoff_len + spare} allows, up to {max(lost)}. "
+                f"Set cutoff_len: {max(lost) + spare} to train on them."
             )
 
 
@@ -119,7 +125,7 @@ class WholePacked(WholeRows, PackedSupervisedDatasetProcessor):
     """Packed rows: the host leaves the long ones out itself, so each gets an empty marker row to be counted by."""
 
     def _mark(self, rows: dict[str, list[Any]], overlong: list[int]) -> None:
-        packs = len(rows["input_ids"])
+        packs = len(rows.get("input_ids", []))  # none where a whole batch is too long
         lost = [length for length in overlong if length]
         marker = defaultdict(
             lambda: None,

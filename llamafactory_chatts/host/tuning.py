@@ -41,6 +41,18 @@ def encoder_layers(model: Any) -> list[str]:
     ]
 
 
+def _check_targets(model: Any, wanted: list[str]) -> None:
+    """Raise a :class:`ChatTSError` for each wanted name that no layer of the language model has."""
+    layers = [name for name, _ in model.named_modules() if not name.startswith(ENCODER)]
+    absent = [item for item in wanted if not any(item in layer for layer in layers)]
+    if absent:
+        raise ChatTSError(
+            f"no layer is called {', '.join(absent)}",
+            where="lora_target",
+            fix="Use all, or names such as q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
+        )
+
+
 def target_encoder(adapter: Any, name: str) -> None:
     """Add the encoder's MLP to the adapter's targets, by full name, when ``timeseries_tuning`` is ``lora``."""
 
@@ -51,14 +63,18 @@ def target_encoder(adapter: Any, name: str) -> None:
                 return targets
 
             targets = [target for target in targets if not target.startswith(ENCODER)]
-            if not targets and not finetuning_args.freeze_language_model:
+            if not finetuning_args.freeze_language_model:
+                _check_targets(model, target_modules)
+
+            targets += encoder_layers(model) if tuning_mode(finetuning_args) == "lora" else []
+            if not targets:
                 raise ChatTSError(
-                    f"no layer is called {', '.join(finetuning_args.lora_target)}",
-                    where="lora_target",
-                    fix="Use all, or names such as q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
+                    "no layer is left for the adapter",
+                    where="freeze_language_model",
+                    fix="Remove it, or use finetuning_type: full to train the encoder alone",
                 )
 
-            return targets + (encoder_layers(model) if tuning_mode(finetuning_args) == "lora" else [])
+            return targets
 
         return patch_target_modules
 
@@ -67,7 +83,7 @@ def target_encoder(adapter: Any, name: str) -> None:
 
 def _check_loaded_adapter(model: Any, finetuning_args: Any) -> None:
     """A resumed adapter fixes how the encoder is tuned; say so when the recipe asks for something else."""
-    asked = finetuning_args.timeseries_tuning
+    asked = finetuning_args.timeseries_tuning if finetuning_args.train_timeseries_modules else "freeze"
     config = getattr(model, "peft_config", {}).get("default")
     if asked is None or config is None:
         return

@@ -75,6 +75,9 @@ def explain(path: str, dataset_attr: Any, data_args: Any, answers: int) -> bool:
             except ChatTSError as err:
                 problems.add(where, err.what, err.fix or "")
 
+    if not checked:
+        raise ChatTSError("the file has no rows", where=path, fix="Add rows or remove it from `dataset`")
+
     problems.raise_if_any(path, checked)
     if len(shapes) > 1:
         kinds = ", ".join(f"{where} holds {shape}" for shape, where in shapes.items())
