@@ -4,10 +4,9 @@ import importlib.util
 import json
 import subprocess
 
+import llamafactory
 import pytest
 import yaml
-
-import llamafactory
 from test_training_cli import BIN, data_dir, environment, losses, rows, settings  # noqa: F401
 
 
