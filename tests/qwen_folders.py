@@ -11,9 +11,7 @@ CORPUS = ["spike, level shift and plateau in a series of points"] * 3 + ["竖直
 SMALL = {"max_sequence_length": 256, "embedding_dim": 4, "num_layers": 3}
 
 
-def make_qwen(
-    folder, kind="qwen3", tie=False, spare=100, shard="40KB", dtype=torch.float32, specials=CHAT_TOKENS
-):
+def make_qwen(folder, kind="qwen3", tie=False, spare=100, shard="40KB", dtype=torch.float32, specials=CHAT_TOKENS):
     """Write a random Qwen model with biases, norms and embeddings that are not at their initial values."""
     folder.mkdir(parents=True)
     tokenizer = train_tokenizer(CORPUS, specials=specials)

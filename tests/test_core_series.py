@@ -13,8 +13,7 @@ from llamafactory_chatts.core.series import THRESHOLD, as_series, encode, num_pa
 
 
 ENCODINGS = [
-    json.loads(line)
-    for line in (Path(__file__).parent / "golden" / "encoding.jsonl").read_text().splitlines()
+    json.loads(line) for line in (Path(__file__).parent / "golden" / "encoding.jsonl").read_text().splitlines()
 ]
 
 
@@ -183,9 +182,7 @@ class TestRefusals:
         text = "a series holds an infinite value at point 2. Fill or remove gaps before training."
         assert refusal(value) == text
 
-    @pytest.mark.parametrize(
-        "value", [[1.0, 2e300], [sys.float_info.max, 0.0], [-2e300], [10**400, 1], [1, 10**301]]
-    )
+    @pytest.mark.parametrize("value", [[1.0, 2e300], [sys.float_info.max, 0.0], [-2e300], [10**400, 1], [1, 10**301]])
     def test_too_large(self, value):
         assert refusal(value) == "a series holds values above 1e300. Rescale it."
 

@@ -328,9 +328,7 @@ class TestGenerate:
     def test_other_ways_to_decode(self, load, settings):
         golden = case("qwen3ts_default", "many_series")
         ids = golden.expected["generate_prompt"]
-        output = load("qwen3ts_default").generate(
-            ids, timeseries=golden.inputs["timeseries"], **GREEDY, **settings
-        )
+        output = load("qwen3ts_default").generate(ids, timeseries=golden.inputs["timeseries"], **GREEDY, **settings)
         assert output[:, ids.shape[1] :].tolist() == golden.expected["generated"].tolist()
 
     def test_a_chunk_that_parts_the_series_is_refused(self, load):

@@ -100,9 +100,7 @@ class TestPublishedText:
         assert text == row["reference_text"]
 
     def test_through_the_tokenizer(self, processor, row):
-        batch = processor(
-            text=[framed(row["input"])], timeseries=row["timeseries"], padding=True, return_tensors="pt"
-        )
+        batch = processor(text=[framed(row["input"])], timeseries=row["timeseries"], padding=True, return_tensors="pt")
         prompt = processor.decode(batch["input_ids"][0])
         assert prompt + row["output"] + "<|im_end|>\n" == row["reference_text"]
         assert batch["timeseries"].shape == (len(row["timeseries"]), 2 * max(map(len, row["timeseries"])), 1)

@@ -132,9 +132,7 @@ class TestStart:
             f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); before = set(sys.modules); "
             f"import {NAME}; print(*sorted(set(sys.modules) - before))"
         )
-        result = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, check=True
-        )
+        result = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, check=True)
         assert result.stdout.split() == [NAME]
 
     def test_core_needs_only_numpy(self):

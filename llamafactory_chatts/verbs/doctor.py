@@ -3,9 +3,10 @@
 Example:
 
     $ lmf-chatts doctor
-    llamafactory 0.9.5, transformers 5.5.4, start-up file active
-    applied      registry  llamafactory.data.template:chatts ...
-    42 rows: 42 applied, 0 missing, 0 conflicting
+    llamafactory 0.9.5, transformers 5.5.4, ...
+    applied      registry  llamafactory.data.template:chatts  (template: chatts)
+    ...
+    36 rows: 36 applied, 0 missing, 0 conflicting
 
 Exit code 0 when every row is applied, 1 otherwise. ``--json`` prints the rows for machines.
 """
