@@ -284,6 +284,14 @@ class TestColumnsAndTurns:
         settings = recipe(do_train=False, do_predict=True, predict_with_generate=True, dataset=None, max_steps=None)
         assert len(load_data({**settings, "eval_dataset": "data"}).eval) == 2
 
+    def test_rows_keep_their_numbers_among_workers(self, refused):
+        rows = [row([A, A], ONE) if i in (2, 17) else GOOD for i in range(20)]
+        text = refused(rows, settings={"preprocessing_num_workers": 3})
+        assert "2 of 20 rows" in text and "data.jsonl:3: 1 <ts>" in text and "data.jsonl:18: 1 <ts>" in text
+
+    def test_control_characters_in_the_data(self, refused):
+        assert "a lone <ts> or <ts/> in the user text" in refused([row([A], "a\x1fb\x1f <ts>")])
+
     def test_streaming_names_the_row_when_it_meets_it(self, write_dataset, recipe):
         write_dataset([GOOD, row([A, A])], **ALPACA)
         with pytest.raises(ChatTSError, match=r"data\.jsonl:2: 1 <ts><ts/> but 2 series"):
@@ -362,6 +370,8 @@ class TestSettings:
             ({"timeseries_tuning": "full", "finetuning_type": "full"}, "timeseries_tuning", "adapter methods"),
             ({"timeseries_tuning": "lora", "finetuning_type": "freeze"}, "timeseries_tuning", "adapter methods"),
             ({"timeseries_tuning": "full", "train_timeseries_modules": False}, "timeseries_tuning", "contradicts"),
+            ({"timeseries_tuning": "lora", "additional_target": "ts_encoder"}, "additional_target", "contradicts"),
+            ({"timeseries_tuning": "freeze", "additional_target": "ts_encoder"}, "additional_target", "contradicts"),
         ],
     )
     def test_contradictions(self, recipe, settings, where, what):

@@ -82,6 +82,16 @@ class TestAdapters:
             *(f"ts_encoder.mlp.{i}.{kind}" for i in (0, 2, 4) for kind in ("weight", "bias")),
         }
 
+    def test_full_in_the_hosts_own_words(self, load):
+        encoder, _ = split(load(additional_target="ts_encoder").model)
+        assert len(encoder) == 7 and not any(".lora_" in name for name in encoder)
+
+    def test_a_list_of_targets_that_peft_shortens(self, load, monkeypatch):
+        monkeypatch.setattr("peft.tuners.tuners_utils.MIN_TARGET_MODULES_FOR_OPTIMIZATION", 3)  # as with many layers
+        encoder, language = split(load().model)
+        assert layers(encoder) == {"0", "2", "4"} and len(encoder) == 6
+        assert layers(language) == LINEAR and len(language) == len(LINEAR) * 4
+
     def test_other_targets_in_full_are_kept(self, load):
         run = load(timeseries_tuning="full", additional_target="embed_tokens")
         encoder, language = split(run.model)
@@ -289,7 +299,8 @@ class TestSavedAdapters:
         assert all(torch.equal(p, encoder[n.split("default.")[1]]) for n, p in found.items())
 
     @pytest.mark.slow
-    def test_an_adapter_made_in_another_way_is_named(self, train, load):
+    def test_an_adapter_made_in_another_way_is_named(self, train, load, monkeypatch):
+        monkeypatch.setattr("peft.tuners.tuners_utils.MIN_TARGET_MODULES_FOR_OPTIMIZATION", 3)  # as with many layers
         _, out = train(timeseries_tuning="lora", max_steps=1)
         for settings, asked in (
             ({"timeseries_tuning": "full"}, "full"),
@@ -299,8 +310,10 @@ class TestSavedAdapters:
             with pytest.raises(ChatTSError, match=f"made with lora, the recipe asks for {asked}"):
                 load(adapter_name_or_path=str(out), **settings)
 
-        encoder, _ = split(load(adapter_name_or_path=str(out)).model)
-        assert encoder
+        for settings in ({}, {"timeseries_tuning": "lora"}):
+            encoder, _ = split(load(adapter_name_or_path=str(out), **settings).model)
+            assert layers(encoder) == {"0", "2", "4"}
+
         encoder, _ = split(
             load(adapter_name_or_path=str(out), create_new_adapter=True, timeseries_tuning="full").model
         )

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from ..core.contract import TEMPLATE, TIMESERIES_TUNING
 from ..core.errors import ChatTSError
 from .compat import patch
+from .tuning import ENCODER
 
 
 def extend_data_arguments(module: Any, name: str) -> None:
@@ -84,6 +85,14 @@ def check_settings(args: Any) -> None:
             f"it is for adapter methods, finetuning_type is {args.finetuning_type}",
             where="timeseries_tuning",
             fix="Remove it; train_timeseries_modules says whether the encoder is trained",
+        )
+
+    whole = ENCODER in (args.additional_target or [])
+    if whole and (args.timeseries_tuning in ("lora", "freeze") or not args.train_timeseries_modules):
+        raise ChatTSError(
+            f"{ENCODER} contradicts timeseries_tuning or train_timeseries_modules",
+            where="additional_target",
+            fix="Take it out of additional_target; timeseries_tuning: full trains and saves all of the encoder",
         )
 
     if args.timeseries_tuning in ("lora", "full") and not args.train_timeseries_modules:

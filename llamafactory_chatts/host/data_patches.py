@@ -163,10 +163,10 @@ def convert_with_row_numbers(loader: Any, name: str) -> None:
                 **options,
             )
             problems = Problems()
-            for index, text in enumerate(dataset[PROBLEM]):
+            for index, text in enumerate(dataset[PROBLEM][:]):
                 if text:
                     row = indices.column(0)[index].as_py() if indices is not None else index
-                    problems.add(f"{file}:{row + 1}", *text.split(SEPARATOR))
+                    problems.add(f"{file}:{row + 1}", *text.rsplit(SEPARATOR, 1))
 
             problems.raise_if_any(file, len(dataset))
             return dataset.remove_columns(PROBLEM)
@@ -216,7 +216,7 @@ def count_overlong(loader: Any, name: str) -> None:
             if OVERLONG not in tokenized.column_names:
                 return tokenized
 
-            lengths = tokenized[OVERLONG]
+            lengths = tokenized[OVERLONG][:]
             lost = [length for length in lengths if length]
             if lost:
                 report_overlong(lost, len(dataset), data_args, loader.logger if training_args.should_log else None)

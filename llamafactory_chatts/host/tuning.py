@@ -29,7 +29,8 @@ def tuning_mode(finetuning_args: Any) -> str:
     if not finetuning_args.train_timeseries_modules:
         return "freeze"
 
-    return finetuning_args.timeseries_tuning or TIMESERIES_TUNING[0]
+    default = "full" if ENCODER in (finetuning_args.additional_target or []) else TIMESERIES_TUNING[0]
+    return finetuning_args.timeseries_tuning or default
 
 
 def encoder_layers(model: Any) -> list[str]:
@@ -84,13 +85,14 @@ def target_encoder(adapter: Any, name: str) -> None:
 def _check_loaded_adapter(model: Any, finetuning_args: Any) -> None:
     """A resumed adapter fixes how the encoder is tuned; say so when the recipe asks for something else."""
     asked = finetuning_args.timeseries_tuning if finetuning_args.train_timeseries_modules else "freeze"
-    config = getattr(model, "peft_config", {}).get("default")
-    if asked is None or config is None:
+    if asked is None:
         return
 
-    saved = config.modules_to_save or []
-    targets = config.target_modules if not isinstance(config.target_modules, str) else [config.target_modules]
-    found = "full" if ENCODER in saved else "lora" if any(ENCODER in item for item in targets) else "freeze"
+    names = [
+        name for name, _ in model.named_parameters() if f"{ENCODER}." in name
+    ]  # peft shortens its list of targets
+    saved, adapted = (any(mark in name for name in names) for mark in (".modules_to_save.", ".lora_"))
+    found = "full" if saved else "lora" if adapted else "freeze"
     if found != asked:
         raise ChatTSError(
             f"the loaded adapter was made with {found}, the recipe asks for {asked}",
