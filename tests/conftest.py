@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "WARN")
 _CACHE = tempfile.mkdtemp(prefix="chatts_tests_")
 os.environ["HF_DATASETS_CACHE"] = _CACHE  # before `datasets` is imported: no test meets an older run's cache
 
