@@ -63,7 +63,7 @@ TABLE: tuple[Row, ...] = (
         "patch", "data.loader", "_get_dataset_processor", "data_patches:keep_rows_whole", "no row cut inside a series"
     ),
     _row("patch", "data.loader", "_get_preprocessed_dataset", "data_patches:count_overlong", "long rows counted"),
-    _row("patch", "data.loader", "get_dataset", "data_patches:check_base_and_template", "wrong base named early"),
+    _row("patch", "data.loader", "get_dataset", "base_checks:check_base_and_template", "wrong base named early"),
     _row("subclass", "hparams.data_args", "DataArguments", "arguments:extend_data_arguments", "drop_overlong"),
     _row(
         "subclass",
