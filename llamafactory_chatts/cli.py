@@ -11,7 +11,9 @@ from .core.errors import ChatTSError
 VERBS = (
     ("init-base", "build a ChatTS base: from a Qwen folder, or a tiny one", "llamafactory_chatts.verbs.init_base"),
     ("demo-data", "write demo data", "llamafactory_chatts.verbs.demo_data"),
-    ("dataset-info", "write or check dataset_info.json", "llamafactory_chatts.verbs.dataset_info"),
+    ("prepare", "turn label files and folders of series into a dataset", "llamafactory_chatts.verbs.prepare"),
+    ("check", "check a dataset before a training", "llamafactory_chatts.verbs.check"),
+    ("dataset-info", "entries of dataset_info.json: add, list, remove, check", "llamafactory_chatts.verbs.dataset_info"),
     ("doctor", "check this installation", "llamafactory_chatts.verbs.doctor"),
 )
 """Verb, help in one line, module with ``add_arguments(parser)`` and ``run(args) -> int``."""

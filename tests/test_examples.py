@@ -12,7 +12,7 @@ from host_steps import load_data
 
 
 ROOT = Path(__file__).parent.parent
-RECIPES = sorted((ROOT / "examples").glob("*.yaml"))
+RECIPES = sorted(set((ROOT / "examples").glob("*.yaml")) - set((ROOT / "examples").glob("prepare_*.yaml")))
 INFO_FILE = ROOT / "dataset_info" / "dataset_info.json"
 ENTRIES = json.loads(INFO_FILE.read_text(encoding="utf-8"))
 SECTIONS = ["model", "method", "dataset", "output", "train"]

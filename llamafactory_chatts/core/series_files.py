@@ -1,12 +1,12 @@
 """Reading the series of a file that a dataset cell points to."""
 
 import os
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .column_files import is_numeric, numbers, read_columns
 from .errors import ChatTSError, shorten
 from .series import as_series
 
@@ -54,6 +54,9 @@ def read_series_file(path: str) -> list[np.ndarray]:
     name = os.path.basename(path)
     try:
         columns = _read_columns(path)
+    except ChatTSError as err:
+        place = os.path.basename(err.where or name)  # with the line where one is to blame
+        raise ChatTSError(f"the series file {shorten(place)} cannot be read: {err.what}", fix=err.fix) from err
     except Exception as err:
         raise ChatTSError(f"the series file {shorten(name)} cannot be read: {shorten(err)}") from err
 
@@ -71,35 +74,25 @@ def read_series_file(path: str) -> list[np.ndarray]:
 
 
 def _read_columns(path: str) -> dict[str, Any]:
+    found = read_columns(path)
+    columns = {name: column for name, column in zip(found.names, found.columns) if name}  # without: a row number
     if path.lower().endswith(".npy"):
-        array = np.load(path, allow_pickle=False)
-        rows = array[None, :] if array.ndim == 1 else array
-        return {f"row {index}": row for index, row in enumerate(rows)}
+        return columns
 
-    import pandas as pd
+    if "value" in columns:
+        columns = {"value": columns["value"]}
 
-    frame = _read_csv(path) if path.lower().endswith(".csv") else pd.read_parquet(path)
-    if "value" in frame.columns:
-        frame = frame[["value"]]
+    numeric = {f"column {name}": numbers(column)[0] for name, column in columns.items() if _has_numbers(column)}
+    if len(columns) == 1 and not numeric:
+        [(name, column)] = columns.items()
+        return {f"column {name}": [_number(cell) for cell in column.to_pylist()]} if len(column) else {}
 
-    numeric = frame.select_dtypes("number")
-    if frame.shape[1] == 1 and numeric.empty and len(frame):
-        return {f"column {frame.columns[0]}": [_number(value) for value in frame.iloc[:, 0]]}
-
-    return {f"column {name}": numeric[name].to_numpy() for name in numeric.columns}
+    return numeric
 
 
-def _read_csv(path: str) -> Any:
-    """Return the table without a column that has no name (a row number); a first line of numbers is data."""
-    import pandas as pd
-
-    text = Path(path).read_text(encoding="utf-8-sig").strip("\r\n")
-    first = pd.read_csv(StringIO(text), header=None, nrows=1)
-    if first.select_dtypes("number").shape[1] == first.shape[1]:
-        return pd.read_csv(StringIO(text), header=None, skip_blank_lines=False)
-
-    frame = pd.read_csv(StringIO(text), skip_blank_lines=False)  # an empty line is a gap
-    return frame.loc[:, [not str(name).startswith("Unnamed:") for name in frame.columns]]
+def _has_numbers(column: Any) -> bool:
+    """Return whether a column is one of numbers, or of gaps alone, which the reader of series will name."""
+    return is_numeric(column) or str(column.type) == "null" and len(column) > 0
 
 
 def _number(value: Any) -> Any:

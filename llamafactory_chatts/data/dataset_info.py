@@ -9,8 +9,10 @@ from typing import Any
 
 from ..core.contract import COLUMN
 from ..core.errors import ChatTSError, Problem, shorten
+from . import info_text
 from .atomic import write_text
 from .demo import SHIPPED
+from .locking import locked
 
 
 FILE, SCHEMA_FILE = "dataset_info.json", "dataset_info.schema.json"
@@ -29,40 +31,83 @@ def schema_text() -> str:
     return resources.files(__package__).joinpath("schema", SCHEMA_FILE).read_text(encoding="utf-8")
 
 
+def _parse(path: str | os.PathLike) -> tuple[str, dict[str, Any]]:
+    try:
+        text = Path(path).read_bytes().decode("utf-8")  # with the line ends that it has
+        content = json.loads(text)
+    except FileNotFoundError:
+        raise ChatTSError(
+            "the file is missing", where=str(path), fix="Name its folder with --dir, or run dataset-info generate"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ChatTSError(f"not readable as JSON ({error})", where=str(path), fix="Correct the file") from None
+
+    if not isinstance(content, dict):
+        raise ChatTSError("not a JSON object", where=str(path), fix='Write {"NAME": {"file_name": ...}}')
+
+    return text, content
+
+
 def read(path: str | os.PathLike) -> dict[str, Any]:
     """Return the content of a dataset_info.json.
 
     Raises:
         ChatTSError: it is missing or not a JSON object.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ChatTSError(
-            "the file is missing", where=str(path), fix="Name its folder with --dir, or run dataset-info generate"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ChatTSError(f"not readable as JSON ({error})", where=str(path), fix="Correct the file") from None
-
-    if not isinstance(content, dict):
-        raise ChatTSError("not a JSON object", where=str(path), fix='Write {"NAME": {"file_name": ...}}')
-
-    return content
+    return _parse(path)[1]
 
 
-def write(path: str | os.PathLike, entries: dict[str, Any]) -> dict[str, Any]:
-    """Add or replace entries in a dataset_info.json, atomically; all others stay as they are.
+def write(path: str | os.PathLike, entries: dict[str, Any], *, replace: bool = True) -> dict[str, Any]:
+    """Add or replace entries in a dataset_info.json, atomically; all others stay as they are, to the byte.
+
+    Several processes may write at the same time: none loses the entry of another.
+
+    Args:
+        replace: when False, an entry that is there already is an error.
 
     Returns:
         the new content.
 
     Raises:
-        ChatTSError: the file that is there is no JSON object, or it cannot be written.
+        ChatTSError: the file that is there is no JSON object, it cannot be written, or another process holds it.
     """
-    content = read(path) if os.path.exists(path) else {}
-    content.update(entries)
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    return content
+    target = os.path.realpath(path)  # a link stays a link
+    with locked(target):
+        text = _parse(path)[0] if os.path.exists(target) else "{}\n"
+        content = json.loads(text)
+        there = [name for name in entries if name in content]
+        if there and not replace:
+            raise ChatTSError("the name is taken", where=f"{path}: {there[0]}", fix="Take another, or add --replace")
+
+        for name, entry in entries.items():
+            if name not in content or content[name] != entry:
+                text = info_text.put(text, name, entry)
+
+        write_text(target, text)
+
+    return json.loads(text)
+
+
+def remove(path: str | os.PathLike, name: str) -> dict[str, Any]:
+    """Remove an entry, as carefully as :func:`write` adds one; its data file stays. Returns the new content.
+
+    Raises:
+        ChatTSError: there is no such entry, or the file cannot be read or written.
+    """
+    target = os.path.realpath(path)
+    if not os.path.exists(target):
+        read(path)  # says what is wrong
+
+    with locked(target):
+        text, content = _parse(path)
+        if name not in content:
+            names = ", ".join(map(shorten, content)) or "none"
+            raise ChatTSError("there is no such entry", where=f"{path}: {name}", fix=f"Entries: {names}")
+
+        text = info_text.remove(text, name)
+        write_text(target, text)
+
+    return json.loads(text)
 
 
 def generate(folder: str | os.PathLike) -> list[str]:
@@ -97,17 +142,21 @@ def _explain(error: Any) -> tuple[str, str]:
     return shorten(error.message), "Correct the value"
 
 
-def find_problems(path: str | os.PathLike) -> Iterator[Problem]:
+def find_problems(path: str | os.PathLike, content: dict[str, Any] | None = None) -> Iterator[Problem]:
     """Yield what is wrong with a dataset_info.json, each with file and key.
 
     Entries are held against the schema, and their local files must exist.
+
+    Args:
+        path: the file.
+        content: what to take for its content; None for what it holds.
 
     Raises:
         ChatTSError: the file cannot be read at all.
     """
     from jsonschema import Draft202012Validator  # not needed to write files
 
-    content = read(path)
+    content = read(path) if content is None else content
     errors = Draft202012Validator(json.loads(schema_text())).iter_errors(content)
     for error in sorted(errors, key=lambda item: [str(part) for part in item.absolute_path]):
         where = ".".join(str(part) for part in error.absolute_path)
