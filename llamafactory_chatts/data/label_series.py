@@ -30,13 +30,11 @@ class Found:
     Attributes:
         names: of the series, "" where they have none.
         values: float64 vectors, NaN is a gap.
-        rule: the matching rule that found the file, "" for series that stand in the label itself.
         path: the file, "" for series that stand in the label itself.
     """
 
     names: list[str] = field(default_factory=list)
     values: list[np.ndarray] = field(default_factory=list)
-    rule: str = ""
     path: str = ""
 
     def group(self) -> bytes:
@@ -56,23 +54,26 @@ class Found:
         return digest.digest() if self.values else b""
 
 
-def find_series(label: Any, source: Source, index: Any, rules: list[matching.Rule]) -> Found:
-    """Return the series of a label, from its file or from the label itself; nothing for a row of text only."""
-    if label.series is not None:
-        return _inline(label.series)
-
-    if label.name is None:
-        return Found()
+def find_file(label: Any, index: Any, rules: list[matching.Rule]) -> matching.Match | None:
+    """Return the file that a label means, None for a label that holds its series or has none."""
+    if label.series is not None or label.name is None:
+        return None
 
     if index is None:
         raise Rejected("no file", f"{shorten(label.name)}: the source has no folder. Give it `series: FOLDER`.")
 
     try:
-        match = matching.match(label.name, index, rules)
+        return matching.match(label.name, index, rules)
     except matching.NoMatch as error:
         raise Rejected(error.reason, error) from None
 
-    path = str(match.path)
+
+def read_series(label: Any, source: Source, file: matching.Match | None) -> Found:
+    """Return the series of a label, from its file or from the label itself; nothing for a row of text only."""
+    if file is None:
+        return Found() if label.series is None else _inline(label.series)
+
+    path = str(file.path)
     try:
         table = tables.read_table(path, source.columns, source.time_column, source.decimal)
     except ChatTSError as error:
@@ -83,7 +84,7 @@ def find_series(label: Any, source: Source, index: Any, rules: list[matching.Rul
         detail = f"{Path(path).name}: {bad} of {cells} cells hold text instead of numbers ({table.bad_example})"
         raise Rejected("series file", f"{detail}. {'Correct the file' if 2 * bad > cells else 'Set gaps'}.")
 
-    return Found(list(table.names), list(table.values), match.rule, path)
+    return Found(list(table.names), list(table.values), path)
 
 
 def _inline(series: list[Any]) -> Found:

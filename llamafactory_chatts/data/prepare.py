@@ -4,19 +4,18 @@ Labels are read one after the other and given to a pool of workers in chunks, a 
 written in order. Nothing but hashes is kept of what was written, so memory does not grow with the data.
 """
 
-import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from . import dataset_info, dedupe, sources
+from . import dataset_info, dedupe
 from .atomic import write_text
 from .matching import FolderIndex
+from .prepare_inputs import chunks, count, digests, fingerprint, wants_messages
 from .prepare_pool import cores, in_order
 from .prepare_report import Report, SourceReport
 from .prepare_worker import Done, Worker
@@ -24,13 +23,6 @@ from .recipe import Recipe, load
 from .row_writing import keep_rows
 from .writers import Output
 
-
-CHUNK, CHUNK_WINDOWS = 16, 2
-"""Labels handed to a worker at a time; fewer where each becomes many rows."""
-
-PEEKED = 20
-COUNTED_BYTES = 64 << 20
-"""A label file up to this size is read once more beforehand, to know how long the run will take."""
 
 REJECTS, SEEN = "rejects", "seen"
 
@@ -63,24 +55,25 @@ def prepare(
     """
     recipe = load(config, exact_only, **changes)
     indexes = [FolderIndex(source.series) if source.series else None for source in recipe.sources]
-    inputs = [_digests(source, index) for source, index in zip(recipe.sources, indexes)]
-    messages = _wants_messages(recipe)
+    inputs = [digests(source, index) for source, index in zip(recipe.sources, indexes)]
+    messages = wants_messages(recipe)
     run = _Run(recipe, messages, [SourceReport(source.name) for source in recipe.sources])
     for report, index in zip(run.reports, indexes):
         report.files = len(index.paths) if index else 0
 
     size = workers or cores()
-    output = run.open(_fingerprint(recipe, inputs, messages))
+    output = run.open(fingerprint(recipe, inputs, messages))
     try:
         if not output.finished:
             worker = Worker(recipe, messages, indexes)
-            for done in in_order(_chunks(recipe, run.chunks), worker, size, run.bar(progress)):
+            for done in in_order(chunks(recipe, run.chunks), worker, size, run.bar(progress)):
                 run.commit(done)
 
             output.checkpoint(run.memory, finished=True, now=True)
     except BaseException:
-        with suppress(Exception):  # the error that led here is the one to show
-            output.checkpoint(run.memory, now=True)
+        if run.whole:
+            with suppress(Exception):  # the error that led here is the one to show
+                output.checkpoint(run.memory, now=True)
 
         output.close()
         raise
@@ -89,11 +82,15 @@ def prepare(
 
 
 class _Run:
-    """What the parent knows while it writes."""
+    """What the parent knows while it writes.
+
+    Attributes:
+        whole: False while a chunk is being written; a run that ends then must not note how far it is.
+    """
 
     def __init__(self, recipe: Recipe, messages: bool, reports: list[SourceReport]) -> None:
         self.recipe, self.messages, self.reports = recipe, messages, reports
-        self.chunks = 0
+        self.chunks, self.whole = 0, True
         self.part_rows = {part: 0 for part in recipe.parts}
         self.seen = dedupe.Seen()
         self.files: list[set[int]] = [set() for _ in reports]
@@ -122,8 +119,8 @@ class _Run:
         self.chunks, self.part_rows = memory["chunks"], memory["rows"]
         files = [report.files for report in self.reports]
         self.reports = [SourceReport.from_dict(content) for content in memory["sources"]]
-        for report, count in zip(self.reports, files):
-            report.files, report.resumed = count, report.read
+        for report, there in zip(self.reports, files):
+            report.files, report.resumed = there, report.read
 
         if not self.output.finished:
             for line in self.output.earlier_bytes(SEEN).splitlines():
@@ -134,7 +131,7 @@ class _Run:
     def bar(self, progress: bool) -> Any:
         from tqdm import tqdm
 
-        total = _count(self.recipe) if progress else None
+        total = count(self.recipe) if progress else None
         read = sum(report.read for report in self.reports)
         self.progress = tqdm(
             desc="prepare", total=total, initial=read, unit=" rows", disable=not progress, file=sys.stderr
@@ -143,8 +140,8 @@ class _Run:
 
     def commit(self, done: Done) -> None:
         """Write a finished chunk."""
-        report, records = self.reports[done.source], []
-        kept = []
+        self.whole = False
+        report, records, kept = self.reports[done.source], [], []
         for _, _, _, key in done.rows:
             record = self.seen.add(key) if key is not None else None
             kept.append(key is None or record is not None)
@@ -176,7 +173,7 @@ class _Run:
         report.duplicates += len(kept) - sum(kept)
         report.reasons.update(item["reason"] for item in done.rejects.values())
         report.tally.update(done.tally)
-        self.chunks += 1
+        self.chunks, self.whole = self.chunks + 1, True
         self.progress.set_postfix(rejects=sum(item.rejected for item in self.reports), refresh=False)
         self.progress.update(done.read)
         self.output.checkpoint(self.memory)
@@ -228,78 +225,3 @@ class _Run:
             "columns": {"messages": "messages", "timeseries": "timeseries"},
             "tags": {**tags, "system_tag": "system"},
         }
-
-
-def _labels(recipe: Recipe, number: int) -> Iterator[Any]:
-    return iter(sources.open_source(recipe.sources[number].raw, Path()))
-
-
-def _chunks(recipe: Recipe, skip: int) -> Iterator[tuple[int, list[Any]]]:
-    """Yield source number and labels, without the first ``skip`` chunks; the same chunks in every run."""
-    for number, source in enumerate(recipe.sources):
-        labels = _labels(recipe, number)
-        while chunk := list(islice(labels, CHUNK if source.window is None else CHUNK_WINDOWS)):
-            if skip:
-                skip -= 1
-            else:
-                yield number, chunk
-
-
-def _wants_messages(recipe: Recipe) -> bool:
-    """Return whether rows are written as messages: as the recipe says, or if a source begins with such rows."""
-    if recipe.rows != "auto":
-        return recipe.rows == "messages"
-
-    for number in range(len(recipe.sources)):
-        for label in islice(_labels(recipe, number), PEEKED):
-            if label.messages and [turn.get("role") for turn in label.messages] != ["user", "assistant"]:
-                return True
-
-    return False
-
-
-def _count(recipe: Recipe) -> int | None:
-    """Return the number of labels, None where only reading all of them would tell."""
-    total = 0
-    for number, source in enumerate(recipe.sources):
-        files = [Path(path) for path in source.labels]
-        if all(path.is_file() and path.suffix.lower() == ".jsonl" for path in files):
-            total += sum(_lines(path) for path in files)
-        elif all(path.is_file() and path.stat().st_size <= COUNTED_BYTES for path in files):
-            total += sum(1 for _ in _labels(recipe, number))
-        else:
-            return None
-
-    return total
-
-
-def _lines(path: Path) -> int:
-    with open(path, "rb") as stream:
-        return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
-
-
-def _digests(source: Any, index: FolderIndex | None) -> dict[str, str]:
-    """Return sha256 of the names, sizes and times of a source's label files and of its series files."""
-    files = []
-    for labels in map(Path, source.labels):
-        files += sorted(map(str, filter(Path.is_file, labels.rglob("*")))) if labels.is_dir() else [str(labels)]
-
-    found = {}
-    for what, paths in (("labels", files), ("series", index.paths if index else [])):
-        digest = hashlib.sha256()
-        for path in paths:
-            with suppress(OSError):  # what cannot be read is reported where it is read
-                status = os.stat(path)
-                digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
-
-        found[what] = digest.hexdigest()
-
-    return found
-
-
-def _fingerprint(recipe: Recipe, inputs: list[dict[str, str]], messages: bool) -> str:
-    from .. import __version__
-
-    config = {key: value for key, value in recipe.config.items() if key not in ("dataset_info", "dataset_name")}
-    what = [__version__, config, inputs, messages, CHUNK, CHUNK_WINDOWS]
-    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()

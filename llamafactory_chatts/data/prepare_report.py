@@ -106,7 +106,9 @@ class Report:
         found.append(f"{self.provenance}: recipe, versions, counts")
         for source in self.sources:
             if source.files > source.files_used:
-                found.append(f"note: {source.files - source.files_used} series files of {source.name} have no label")
+                found.append(
+                    f"note: {source.files - source.files_used} series files of {source.name} belong to no label"
+                )
 
         if total.resumed:
             found.append(f"note: {total.resumed} labels had been done by an interrupted run")

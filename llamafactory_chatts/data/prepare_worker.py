@@ -4,6 +4,7 @@ Runs in the worker processes of :mod:`.prepare`; a chunk of labels comes in, fin
 """
 
 import hashlib
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +16,7 @@ from ..core.errors import ChatTSError, shorten
 from ..core.placeholders import check_placeholders
 from ..core.series import as_series
 from . import answers, dedupe, gaps, matching, resample, windows
-from .label_series import Found, Rejected, find_series, texts_of
+from .label_series import Found, Rejected, find_file, read_series, texts_of
 from .recipe import Recipe, Source
 from .row_writing import Row, Rows
 from .split import part_of
@@ -33,7 +34,7 @@ class Done:
         rejects: number of the label in the chunk -> its line for the rejects file.
         labels: per label of the chunk what identifies it in the rejects file.
         tally: what was done, for the provenance (``rule: exact``, ``gaps filled``, ...).
-        files: 64-bit hashes of the series files that were read.
+        files: 64-bit hashes of the series files that labels mean.
     """
 
     source: int
@@ -88,12 +89,13 @@ class Worker:
         if getattr(label, "problem", None):
             raise Rejected("unreadable row", label.problem)
 
-        found = find_series(label, source, self.indexes[number], self._rules[number])
-        texts = texts_of(label, source, found)
-        if found.path:
-            done.tally[f"rule: {found.rule}"] += 1
-            done.files.append(int.from_bytes(hashlib.blake2b(found.path.encode(), digest_size=8).digest(), "big"))
+        file = find_file(label, self.indexes[number], self._rules[number])
+        if file is not None:
+            done.tally[f"rule: {file.rule}"] += 1
+            done.files.append(int.from_bytes(hashlib.blake2b(os.fsencode(file.path), digest_size=8).digest(), "big"))
 
+        found = read_series(label, source, file)
+        texts = texts_of(label, source, found)
         tally: Counter = Counter()
         group = found.group() if self.recipe.split else b""
         made = [self._finish(row, group) for row in _variants(texts, found, source, tally)]

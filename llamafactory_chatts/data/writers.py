@@ -20,7 +20,7 @@ from .row_writing import arrow_schema, from_ipc
 CHECKPOINT_SECONDS = 2.0
 """Work that an interruption costs, at most."""
 
-GROUP_BYTES, GROUP_ROWS = 32 << 20, 2000
+GROUP_BYTES, GROUP_ROWS = 16 << 20, 2000
 """Largest row group of a Parquet file: what a reader has to hold in memory."""
 
 _HEAD = struct.Struct(">Q")

@@ -14,6 +14,7 @@ import plants
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from host_steps import load_data
 
 from llamafactory_chatts.core.errors import ChatTSError
 from llamafactory_chatts.core.placeholders import check_placeholders
@@ -183,6 +184,29 @@ if __name__ == "__main__":
         whole_counts, again = (json.loads(Path(r.provenance).read_text())["sources"] for r in (whole, report))
         assert whole_counts == again
         assert not list(Path("again").glob("*.part*"))
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+    def test_ended_in_the_middle_of_a_chunk(self, at_field, monkeypatch, error):
+        whole = prepare(EXAMPLE, workers=1, progress=False, output="whole/plants.jsonl")
+        append, count = writers.PartFile.append, []
+
+        def fail(part, payload, framed=False):
+            count.append(1)
+            if len(count) == 40:
+                raise error
+
+            append(part, payload, framed)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(writers.PartFile, "append", fail)
+            patch.setattr(writers, "CHECKPOINT_SECONDS", 0)
+            with pytest.raises((KeyboardInterrupt, ChatTSError)):
+                prepare(EXAMPLE, workers=1, progress=False, output="again/plants.jsonl")
+
+        again = prepare(EXAMPLE, workers=1, progress=False, output="again/plants.jsonl")
+        assert 0 < again.total().resumed < 450
+        for first, second in zip([*whole.outputs.values(), whole.rejects], [*again.outputs.values(), again.rejects]):
+            assert digest(first) == digest(second)
 
     def test_a_changed_recipe_or_file_starts_anew(self, at_field, monkeypatch):
         monkeypatch.setattr(writers, "CHECKPOINT_SECONDS", 0)
@@ -395,6 +419,19 @@ class TestOtherInputs:
         config["rows"] = "single"
         report = prepare(config, workers=1, progress=False)
         assert report.rows == 2 and [i["reason"] for i in lines(report.rejects)] == ["gaps", "several turns"]
+
+
+class TestTraining:
+    @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+    @pytest.mark.parametrize("rows", ["single", "messages"])
+    def test_llama_factory_reads_it(self, at_field, recipe, suffix, rows):
+        folder, _ = at_field
+        sources = [{**item, "resample": {"points": 1024, "method": "mean"}} for item in settings()["sources"]]
+        config = settings(rows=rows, output=f"d/p.{suffix}", dataset_info="d", sources=sources)
+        report = prepare(config, workers=2, progress=False)
+        run = load_data(recipe(dataset="plants_validation", dataset_dir=str(folder / "d"), cutoff_len=2048))
+        assert len(run.train) == report.part_rows["validation"] > 10
+        assert all(row["audios"] for row in run.train)
 
 
 class TestRecipes:
