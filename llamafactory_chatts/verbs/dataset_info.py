@@ -1,31 +1,126 @@
-"""Write or check dataset_info.json, the file in which LLaMA-Factory looks up datasets.
+"""Add, list, remove and check entries of dataset_info.json, the file in which LLaMA-Factory looks up datasets.
 
-generate   adds the entries of the demo data and writes the schema beside them; other entries stay
+add        adds an entry for a data file; a name that is taken is refused unless --replace is given
+list       prints every entry
+remove     removes an entry; its data file stays
 validate   names every wrong key, and every data file that does not exist
+generate   adds the entries of the demo data and writes the schema beside them
+
+Entries that are not named stay as they are, to the byte. Several processes may write at the same time.
 
 examples:
-  lmf-chatts dataset-info generate
-  lmf-chatts dataset-info validate --dir mydata
+  lmf-chatts dataset-info add plant dataset_info/plant.jsonl
+  lmf-chatts dataset-info add pairs pairs.jsonl --dir mydata --formatting sharegpt --messages messages --ranking
+  lmf-chatts dataset-info list --dir mydata
+  lmf-chatts dataset-info validate
 """
 
 import argparse
+import json
+import os
 from pathlib import Path
+from typing import Any
 
+from ..core.contract import COLUMN
+from ..core.errors import ChatTSError
 from ..data import dataset_info
 from ..data.demo import SHIPPED
 
 
+ACTIONS = ("add", "list", "remove", "validate", "generate")
+COLUMNS = ("prompt", "query", "response", "history", "messages", "system", "chosen", "rejected", "kto_tag")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("action", choices=("generate", "validate"), help="what to do")
+    parser.add_argument("action", choices=ACTIONS, help="what to do")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="entry (add, remove)")
+    parser.add_argument("file", nargs="?", metavar="FILE", help="data file below --dir (add)")
     parser.add_argument(
         "--dir", default="dataset_info", metavar="DIR", help="folder of dataset_info.json (default: %(default)s)"
     )
+    parser.add_argument("--formatting", choices=("alpaca", "sharegpt", "openai", "chatts"), help="format of the rows")
+    parser.add_argument("--timeseries", default=COLUMN, metavar="COLUMN", help="its name; '' for text-only data")
+    parser.add_argument("--ranking", action="store_true", help="rows are pairs, chosen and rejected")
+    parser.add_argument("--replace", action="store_true", help="change an entry that is there (add)")
+    for column in COLUMNS:
+        parser.add_argument(f"--{column.replace('_', '-')}", metavar="COLUMN", help=argparse.SUPPRESS)
+
+
+def entry_for(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the entry that the arguments of ``add`` describe.
+
+    Raises:
+        ChatTSError: the data file is missing or not below the folder.
+    """
+    folder = os.path.realpath(args.dir)
+    found = next((path for path in (Path(args.dir, args.file), Path(args.file)) if path.exists()), None)
+    if found is None:
+        raise ChatTSError("the data file is missing", where=args.file, fix=f"Name a file below {args.dir}")
+
+    relative = os.path.relpath(os.path.realpath(found), folder)
+    if relative.startswith(os.pardir):
+        raise ChatTSError(
+            f"the data file is not below {args.dir}", where=args.file, fix="Move it there, or name its folder with --dir"
+        )
+
+    entry: dict[str, Any] = {"file_name": relative}
+    if args.formatting:
+        entry["formatting"] = args.formatting
+
+    if args.ranking:
+        entry["ranking"] = True
+
+    columns = {column: getattr(args, column) for column in COLUMNS if getattr(args, column)}
+    if args.formatting not in ("sharegpt", "openai"):
+        columns = {"prompt": "input", "response": "output", **columns}
+        if args.ranking and not args.response:
+            columns.pop("response")
+
+    if args.timeseries:
+        columns[COLUMN] = args.timeseries
+
+    return {**entry, "columns": columns}
+
+
+def _add(args: argparse.Namespace, path: Path) -> int:
+    entry = entry_for(args)
+    problems = list(dataset_info.find_problems(path, {args.name: entry}))
+    if problems:
+        first = problems[0]
+        raise ChatTSError(first.what, where=first.where, fix=first.fix or None)
+
+    dataset_info.write(path, {args.name: entry}, replace=args.replace)
+    print(f"{path}: {args.name} added: {json.dumps(entry, ensure_ascii=False)}")
+    return 0
 
 
 def run(args: argparse.Namespace) -> int:
     """Do it and print the result."""
     path = Path(args.dir, dataset_info.FILE)
+    if (args.action in ("add", "remove") and not args.name) or (args.action == "add" and not args.file):
+        raise ChatTSError(
+            f"{args.action} needs {'a name and a file' if args.action == 'add' else 'a name'}",
+            where="dataset-info",
+            fix=f"Run: lmf-chatts dataset-info {args.action} NAME" + (" FILE" if args.action == "add" else ""),
+        )
+
+    if args.action == "add":
+        return _add(args, path)
+
+    if args.action == "remove":
+        dataset_info.remove(path, args.name)
+        print(f"{path}: {args.name} removed")
+        return 0
+
+    if args.action == "list":
+        for name, entry in dataset_info.read(path).items():
+            source = next((entry[key] for key in ("file_name", *dataset_info.ELSEWHERE) if key in entry), "?")
+            series = entry.get("columns", {}).get(COLUMN, COLUMN if entry.get("formatting") == "chatts" else "-")
+            print(f"{name}  {source}  {entry.get('formatting', 'alpaca')}  timeseries: {series}")
+
+        return 0
+
     if args.action == "validate":
         print(f"{path}: {dataset_info.validate(path)} entries, nothing wrong")
         return 0

@@ -1,0 +1,94 @@
+"""lmf-chatts dataset-info add | list | remove: only the named entry changes, and no writer loses another's."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llamafactory_chatts.cli import main
+
+
+OTHERS = '{\n  "mine": {"file_name": "mine.json",   "odd spacing": true},\n  "中文": {"hf_hub_url": "a/b"}\n}\n'
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "dataset_info.json").write_text(OTHERS, encoding="utf-8")
+    (tmp_path / "plant.jsonl").write_text('{"input": "a <ts><ts/>", "output": "b", "timeseries": [[1, 2]]}\n')
+    return tmp_path
+
+
+def text(folder: Path) -> str:
+    return (folder / "dataset_info.json").read_text(encoding="utf-8")
+
+
+def test_add_list_remove(folder, capsys):
+    assert main(["dataset-info", "add", "plant", "plant.jsonl", "--dir", str(folder)]) == 0
+    entry = json.loads(text(folder))["plant"]
+    assert entry == {
+        "file_name": "plant.jsonl",
+        "columns": {"prompt": "input", "response": "output", "timeseries": "timeseries"},
+    }
+    assert '"mine": {"file_name": "mine.json",   "odd spacing": true}' in text(folder)
+    assert main(["dataset-info", "list", "--dir", str(folder)]) == 0
+    printed = capsys.readouterr().out
+    assert "plant  plant.jsonl  alpaca  timeseries: timeseries" in printed and "中文  a/b" in printed
+    assert main(["dataset-info", "remove", "plant", "--dir", str(folder)]) == 0
+    assert text(folder) == OTHERS
+    assert (folder / "plant.jsonl").exists()
+
+
+def test_formats(folder):
+    arguments = ["dataset-info", "add", "turns", "plant.jsonl", "--dir", str(folder), "--formatting", "sharegpt"]
+    assert main([*arguments, "--messages", "messages", "--timeseries", ""]) == 0
+    assert json.loads(text(folder))["turns"]["columns"] == {"messages": "messages"}
+    pairs = ["dataset-info", "add", "pairs", "plant.jsonl", "--dir", str(folder), "--ranking"]
+    assert main([*pairs, "--chosen", "good", "--rejected", "bad"]) == 0
+    assert json.loads(text(folder))["pairs"] == {
+        "file_name": "plant.jsonl",
+        "ranking": True,
+        "columns": {"prompt": "input", "chosen": "good", "rejected": "bad", "timeseries": "timeseries"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["add", "plant"], "needs a name and a file"),
+        (["add", "plant", "none.jsonl"], "none.jsonl: the data file is missing"),
+        (["add", "mine", "plant.jsonl"], "the name is taken"),
+        (["add", "pairs", "plant.jsonl", "--ranking"], "chosen"),
+        (["remove", "plant"], "there is no such entry"),
+        (["remove"], "needs a name"),
+    ],
+)
+def test_refused_and_nothing_changed(folder, capsys, arguments, message):
+    assert main(["dataset-info", *arguments, "--dir", str(folder)]) == 2
+    assert message in capsys.readouterr().err
+    assert text(folder) == OTHERS
+
+
+def test_file_outside_the_folder(folder, tmp_path_factory, capsys):
+    outside = tmp_path_factory.mktemp("outside") / "x.jsonl"
+    outside.write_text("{}\n")
+    assert main(["dataset-info", "add", "x", str(outside), "--dir", str(folder)]) == 2
+    assert "is not below" in capsys.readouterr().err
+
+
+def test_replace(folder):
+    (folder / "mine.json").write_text("[]")
+    assert main(["dataset-info", "add", "mine", "mine.json", "--replace", "--dir", str(folder)]) == 0
+    assert "columns" in json.loads(text(folder))["mine"]
+
+
+def test_writers_at_the_same_time_lose_nothing(folder):
+    script = (
+        "import sys; from llamafactory_chatts.data import dataset_info as d\n"
+        "for i in range(15): d.write(sys.argv[1] + '/dataset_info.json', {f'{sys.argv[2]}{i}': {'file_name': 'x.json'}})"
+    )
+    running = [subprocess.Popen([sys.executable, "-c", script, str(folder), letter]) for letter in "abc"]
+    assert [process.wait(timeout=60) for process in running] == [0, 0, 0]
+    assert len(json.loads(text(folder))) == 2 + 45
+    assert sorted(path.name for path in folder.iterdir() if path.suffix == ".tmp") == []
