@@ -13,7 +13,11 @@ VERBS = (
     ("demo-data", "write demo data", "llamafactory_chatts.verbs.demo_data"),
     ("prepare", "turn label files and folders of series into a dataset", "llamafactory_chatts.verbs.prepare"),
     ("check", "check a dataset before a training", "llamafactory_chatts.verbs.check"),
-    ("dataset-info", "entries of dataset_info.json: add, list, remove, check", "llamafactory_chatts.verbs.dataset_info"),
+    (
+        "dataset-info",
+        "entries of dataset_info.json: add, list, remove, check",
+        "llamafactory_chatts.verbs.dataset_info",
+    ),
     ("doctor", "check this installation", "llamafactory_chatts.verbs.doctor"),
 )
 """Verb, help in one line, module with ``add_arguments(parser)`` and ``run(args) -> int``."""

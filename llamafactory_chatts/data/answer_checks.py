@@ -102,7 +102,9 @@ def marks(answer: str) -> list[tuple[int, int, str]]:
 
 
 def _is_index(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**53 and value == int(value)
+    return (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**53 and value == int(value)
+    )
 
 
 def _wrong_intervals(intervals: list[tuple[int, int, str]], points: int) -> Any:

@@ -16,7 +16,8 @@ LONGEST_TEXT = 4000
 """Characters of a question or an answer that the page shows."""
 
 STYLE = """
-body { font: 15px/1.45 system-ui, "Noto Sans CJK SC", "Microsoft YaHei", sans-serif; color: #1c2733; background: #f6f7f9;
+body { font: 15px/1.45 system-ui, "Noto Sans CJK SC", "Microsoft YaHei", sans-serif;
+  color: #1c2733; background: #f6f7f9;
   margin: 0 auto; max-width: 1080px; padding: 24px 20px 60px; }
 h1 { font-size: 24px; margin: 0 0 4px; overflow-wrap: anywhere; } h2 { font-size: 18px; margin: 34px 0 10px; }
 p.sub { color: #5b6875; margin: 0 0 18px; }
@@ -28,7 +29,8 @@ p.sub { color: #5b6875; margin: 0 0 18px; }
 .facts li { background: #fff; border: 1px solid #dde2e8; border-radius: 8px; padding: 8px 16px; }
 .facts b { display: block; font-size: 20px; } .facts span { color: #5b6875; font-size: 13px; }
 table { border-collapse: collapse; width: 100%; background: #fff; border: 1px solid #dde2e8; }
-th, td { text-align: left; vertical-align: top; padding: 7px 10px; border-top: 1px solid #e7ebef; overflow-wrap: anywhere; }
+th, td { text-align: left; vertical-align: top; padding: 7px 10px; border-top: 1px solid #e7ebef;
+  overflow-wrap: anywhere; }
 th { font-size: 13px; color: #5b6875; border-top: 0; } td.number, th.number { text-align: right; white-space: nowrap; }
 .level { border-radius: 9px; padding: 1px 9px; font-size: 13px; white-space: nowrap; }
 .code, .where { font-family: ui-monospace, monospace; font-size: 13px; } .fix { color: #5b6875; font-size: 13px; }
@@ -36,7 +38,8 @@ details { margin-top: 4px; } summary { cursor: pointer; color: #1f4e79; } detail
 .bar { background: #7fa8d1; height: 12px; border-radius: 3px; min-width: 2px; } .labels td { padding: 4px 10px; }
 figure { background: #fff; border: 1px solid #dde2e8; border-radius: 8px; margin: 0 0 18px; padding: 12px 16px; }
 figure img { max-width: 100%; height: auto; display: block; } figcaption { font-weight: 600; margin-bottom: 6px; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f7f9; border-radius: 6px; padding: 8px 10px; margin: 6px 0 0;
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f7f9; border-radius: 6px;
+  padding: 8px 10px; margin: 6px 0 0;
   max-height: 220px; overflow: auto; font-size: 13px; }
 .note { background: #fdeccb; border-radius: 6px; padding: 8px 12px; }
 """
@@ -113,7 +116,11 @@ def _facts(findings: Findings) -> str:
         (f"{findings.points:,}", "points"),
         (f"{shortest:,} / {median:,} / {longest:,}", "points: shortest, median, longest"),
     )
-    return '<ul class="facts">' + "".join(f"<li><b>{value}</b><span>{name}</span></li>" for value, name in facts) + "</ul>"
+    return (
+        '<ul class="facts">'
+        + "".join(f"<li><b>{value}</b><span>{name}</span></li>" for value, name in facts)
+        + "</ul>"
+    )
 
 
 def _table(findings: Findings) -> str:

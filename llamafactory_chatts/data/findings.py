@@ -24,10 +24,18 @@ CODES: dict[str, tuple[str, str, str]] = {
     "gaps": (ERROR, "NaN, null or infinite values", "Fill or remove gaps (`gaps:` of lmf-chatts prepare)"),
     "too-long": (ERROR, "series past the model's limit", "Cut it into windows or resample it"),
     "answer-empty": (ERROR, "row without an answer", "Write an answer or remove the row"),
-    "answer-python": (ERROR, "answer is a Python literal, not JSON", "Convert it: answers: json of lmf-chatts prepare"),
+    "answer-python": (
+        ERROR,
+        "answer is a Python literal, not JSON",
+        "Convert it: answers: json of lmf-chatts prepare",
+    ),
     "answer-json": (ERROR, "answer is not JSON", "Write the answer as the prompt demands"),
     "answer-schema": (ERROR, "answer does not match its schema", "Correct the answer"),
-    "interval-outside": (ERROR, "interval outside the series", "Points count from 0; both ends belong to the interval"),
+    "interval-outside": (
+        ERROR,
+        "interval outside the series",
+        "Points count from 0; both ends belong to the interval",
+    ),
     "interval-reversed": (ERROR, "interval that ends before it starts", "Write the smaller index first"),
     "leakage": (ERROR, "same series in two parts", "Keep it in one part; lmf-chatts prepare splits by source series"),
     "constant": (WARNING, "constant series", "Nothing can be learnt from it but its level; check the source"),
@@ -137,12 +145,14 @@ class Findings:
 
         passed, middle = 0, (self.lengths.total() + 1) // 2
         ordered = sorted(self.lengths.items())
+        median = ordered[-1][0]
         for points, count in ordered:
             passed += count
             if passed >= middle:
+                median = points
                 break
 
-        return ordered[0][0], points, ordered[-1][0]
+        return ordered[0][0], median, ordered[-1][0]
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything but the samples, for JSON."""

@@ -80,7 +80,7 @@ class Layout:
         series = {COLUMN: COLUMN} if COLUMN in row else {}
         pair = {name: name for name in ("chosen", "rejected") if name in row}
         pair = pair if len(pair) == 2 else {}
-        for name, formatting in (("conversations", "sharegpt"), ("messages", "openai")):
+        for name in ("conversations", "messages"):
             turns = row.get(name)
             if isinstance(turns, list):
                 openai = bool(turns) and isinstance(turns[0], dict) and "role" in turns[0]

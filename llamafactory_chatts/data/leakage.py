@@ -16,6 +16,9 @@ PROJECTIONS = 8
 LONGEST = 1 << 16
 """Points up to which each has a direction of its own; behind them the directions repeat."""
 
+NEIGHBOURS = 64
+"""Series of one cell that each is compared with."""
+
 _CELL = 0.25
 """Width of the cells that sketches are first sorted into; three grids, moved by a third each, so that two sketches
 that agree share a cell in one of them although a border lies between them in another."""
@@ -73,13 +76,14 @@ class Sketches:
         for shift in (0.0, 1 / 3, 2 / 3):
             key = _keys(np.floor(sketch / _CELL + shift).astype(np.int64), length)
             order = np.lexsort((np.arange(len(part)), key))  # within a cell the order of adding, so parts in order
-            same = key[order][1:] == key[order][:-1]
-            first = np.arange(len(order))
-            first[1:][same] = 0
-            first = np.maximum.accumulate(first)
-            for candidate in (order[first][1:], order[:-1]):  # the first of the cell, and the one before
-                later = order[1:]
-                hit = same & (part[later] != part[candidate]) & (length[later] == length[candidate])
+            key = key[order]
+            for back in range(1, NEIGHBOURS + 1):  # shifted copies of one shape share a cell: look at several
+                same = key[back:] == key[:-back]
+                if not same.any():
+                    break
+
+                later, candidate = order[back:][same], order[:-back][same]
+                hit = (part[later] != part[candidate]) & (length[later] == length[candidate])
                 later, candidate = later[hit], candidate[hit]
                 close = _agree(sketch, moments, later, candidate)
                 earlier[later[close]] = candidate[close]

@@ -47,10 +47,9 @@ class Picture:
 
 def draw(sample: Sample) -> Picture:
     """Draw a sample as PNG. With several series the intervals are shaded in all: the answer does not say which."""
+    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # without pyplot: no window system, and nothing to close
-
-    import matplotlib
 
     curves = sample.series[:MOST_CURVES]
     with matplotlib.rc_context({"font.family": list(families()), "font.size": 9, "axes.unicode_minus": True}):
@@ -60,7 +59,9 @@ def draw(sample: Sample) -> Picture:
         figure.suptitle(title, fontsize=10, parse_math=False)
         axes = figure.subplots(len(curves), 1, squeeze=False)[:, 0]
         found = marks(sample.answer)
-        colours = {label: COLOURS[index % len(COLOURS)] for index, label in enumerate(dict.fromkeys(m[2] for m in found))}
+        colours = {
+            label: COLOURS[index % len(COLOURS)] for index, label in enumerate(dict.fromkeys(m[2] for m in found))
+        }
         for index, (axis, values) in enumerate(zip(axes, curves)):
             whole &= _curve(axis, values, found, colours, legend=index == 0)
             if len(curves) > 1:
@@ -84,7 +85,9 @@ def _curve(axis, values: np.ndarray, found: list, colours: dict[str, str], legen
     axis.plot(np.arange(len(values)), values, color="#1f4e79", linewidth=0.9, marker="." if len(values) < 3 else None)
     axis.margins(x=0.01)
     axis.grid(alpha=0.25, linewidth=0.5)
-    axis.set_xlim(-0.01 * len(values) - 0.5, 1.01 * len(values) - 0.5)  # an interval outside must not squeeze the curve
+    axis.set_xlim(
+        -0.01 * len(values) - 0.5, 1.01 * len(values) - 0.5
+    )  # an interval outside must not squeeze the curve
     whole, named = True, set()
     for start, end, label in found:
         text, same = drawable(label)

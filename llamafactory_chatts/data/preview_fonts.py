@@ -78,4 +78,3 @@ def drawable(text: str, names: Iterable[str] | None = None) -> tuple[str, bool]:
     return "".join(
         letter if ord(letter) in there else letter.encode("unicode_escape").decode("ascii") for letter in text
     ), False
-

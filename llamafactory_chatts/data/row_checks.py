@@ -184,6 +184,8 @@ class RowChecker:
 
             problems, found = self.answers.check(text, [len(values) for values in series])
             labels = labels or found  # of a pair, the chosen answer
+            if problems and labels is None:
+                labels = []  # meant as a list, not prose
             for code, detail in problems:
                 self.findings.add(code, where, detail)
 

@@ -1,4 +1,4 @@
-"""Rows of a dataset file, one after the other: JSON Lines, a JSON array, or Parquet. Memory does not grow with the file."""
+"""Rows of a dataset file, one after the other: JSON Lines, a JSON array, or Parquet. Memory stays flat."""
 
 import codecs
 import json
@@ -50,7 +50,9 @@ def read_rows(path: str | os.PathLike) -> Iterator[Row]:
             yield from _lines(path)
     except OSError as error:
         raise ChatTSError(
-            f"cannot be read ({error.strerror or shorten(error)})", where=str(path), fix="Name a file that you can read"
+            f"cannot be read ({error.strerror or shorten(error)})",
+            where=str(path),
+            fix="Name a file that you can read",
         ) from error
 
 
@@ -99,7 +101,7 @@ class _Text:
         self.text, self.at, self.ended = "", 0, False
 
     def more(self) -> None:
-        """Read on; what lies before the position is let go. Doubles what is there, so that a long row costs no more."""
+        """Read on; what lies before the position is let go. Doubles what is there: a long row costs no more."""
         data = self.file.read(max(CHUNK, len(self.text) - self.at))
         self.ended = not data
         self.text = self.text[self.at :] + self.decoder.decode(data, final=self.ended)
@@ -135,7 +137,7 @@ class _Text:
 
 
 def _array(path: str | os.PathLike) -> Iterator[Row]:
-    """Yield the rows of a JSON array; behind a broken one there is no telling where the next begins, so it is the last."""
+    """Yield the rows of a JSON array; behind a broken one nobody can tell where the next begins: it is the last."""
     number = 0
     with open(path, "rb") as file:
         text = _Text(file)

@@ -1,4 +1,4 @@
-"""What the user means by a dataset: a file, a folder of files, a name in dataset_info.json, or all parts of a split."""
+"""What the user means by a dataset: a file, a folder, a name in dataset_info.json, or all parts of a split."""
 
 import os
 import re
@@ -34,7 +34,9 @@ class Part:
     skipped: tuple[Path, ...] = ()
 
 
-def resolve(dataset: str | os.PathLike, dataset_info: str | os.PathLike | None = None) -> tuple[list[Part], list[Part]]:
+def resolve(
+    dataset: str | os.PathLike, dataset_info: str | os.PathLike | None = None
+) -> tuple[list[Part], list[Part]]:
     """Find what a dataset consists of.
 
     Args:
@@ -52,7 +54,9 @@ def resolve(dataset: str | os.PathLike, dataset_info: str | os.PathLike | None =
     info_file = _info_file(dataset_info)
     looks_like_file = Path(given).suffix.lower() in SUFFIXES or os.sep in given or os.path.exists(given)
     if looks_like_file:
-        found = _by_name(Path(given).stem, lambda stem: _of_file(Path(given).with_name(stem + Path(given).suffix), info_file))
+        found = _by_name(
+            Path(given).stem, lambda stem: _of_file(Path(given).with_name(stem + Path(given).suffix), info_file)
+        )
     else:
         entries = info.read(info_file)
         found = _by_name(given, lambda name: _of_entry(name, entries, info_file))

@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dataset-info", metavar="DIR", help="folder of dataset_info.json, or the file (default: dataset_info)"
     )
     parser.add_argument("--against", metavar="OTHER", help="dataset whose series must not be in DATASET")
-    parser.add_argument("--model", metavar="DIR", help="ChatTS folder: its limit on the length (default: 32768 points)")
+    parser.add_argument(
+        "--model", metavar="DIR", help="ChatTS folder: its limit on the length (default: 32768 points)"
+    )
     parser.add_argument(
         "--answer-schema",
         metavar="F",

@@ -61,7 +61,9 @@ def entry_for(args: argparse.Namespace) -> dict[str, Any]:
     relative = os.path.relpath(os.path.realpath(found), folder)
     if relative.startswith(os.pardir):
         raise ChatTSError(
-            f"the data file is not below {args.dir}", where=args.file, fix="Move it there, or name its folder with --dir"
+            f"the data file is not below {args.dir}",
+            where=args.file,
+            fix="Move it there, or name its folder with --dir",
         )
 
     entry: dict[str, Any] = {"file_name": relative}

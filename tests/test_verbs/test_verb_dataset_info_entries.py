@@ -86,7 +86,7 @@ def test_replace(folder):
 def test_writers_at_the_same_time_lose_nothing(folder):
     script = (
         "import sys; from llamafactory_chatts.data import dataset_info as d\n"
-        "for i in range(15): d.write(sys.argv[1] + '/dataset_info.json', {f'{sys.argv[2]}{i}': {'file_name': 'x.json'}})"
+        "for i in range(15): d.write(sys.argv[1] + '/dataset_info.json', {sys.argv[2] + str(i): {'file_name': 'x'}})"
     )
     running = [subprocess.Popen([sys.executable, "-c", script, str(folder), letter]) for letter in "abc"]
     assert [process.wait(timeout=60) for process in running] == [0, 0, 0]

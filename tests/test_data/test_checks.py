@@ -1,0 +1,165 @@
+"""Every finding of `check`: what triggers it, where it points, and what does not trigger it."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from llamafactory_chatts.core.errors import ChatTSError
+from llamafactory_chatts.data.checks import check
+from llamafactory_chatts.data.findings import CODES
+
+
+WAVE = [round(math.sin(step / 5) * 10, 4) for step in range(100)]
+
+
+def row(number: int = 0, **changes) -> dict:
+    series = [round(value + number, 4) for value in WAVE]
+    base = {
+        "input": f"Row {number}: <ts><ts/>",
+        "output": '[{"interval": [3, 9], "type": "spike"}]',
+        "timeseries": [series],
+    }
+    return {**base, **changes}
+
+
+def jsonl(path: Path, rows: list) -> Path:
+    lines = [item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for item in rows]
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def test_a_sound_file_has_no_finding(tmp_path):
+    findings = check(jsonl(tmp_path / "good.jsonl", [row(number) for number in range(5)]))
+    assert (findings.rows, findings.series, findings.points) == (5, 5, 500)
+    assert findings.found() == [] and findings.status == 0
+
+
+LONG = [float(value % 97) for value in range(1100)]
+CASES = {
+    "unreadable": '{"input": "a',
+    "structure": {"prompt": 3},
+    "placeholders": row(7, input="two <ts><ts/> and <ts><ts/>"),
+    "not-numbers": row(7, timeseries=[[1.0, "a", 2.0]]),
+    "empty-series": row(7, timeseries=[[]]),
+    "gaps": row(7, timeseries=[[1.0, None, 2.0]]),
+    "too-long": row(7, timeseries=[LONG * 32]),
+    "answer-empty": row(7, output=" "),
+    "answer-python": row(7, output="[{'interval': [3, 9], 'type': 'spike'}]"),
+    "answer-json": row(7, output='[{"interval": [3, 9], "type": "spike"}'),
+    "answer-schema": row(7, output='[{"interval": [3, 9]}]'),
+    "interval-outside": row(7, output='[{"interval": [3, 100], "type": "spike"}]'),
+    "interval-reversed": row(7, output='[{"interval": [9, 3], "type": "spike"}]'),
+    "constant": row(7, timeseries=[[5.0] * 100]),
+    "vanished": row(7, timeseries=[[value * 1e-7 for value in WAVE]]),
+    "short": row(7, timeseries=[WAVE[:63]], output="[]"),
+    "long": row(7, timeseries=[LONG]),
+    "many-series": row(7, input="<ts><ts/>" * 31, timeseries=[[value * n for value in WAVE] for n in range(1, 32)]),
+    "duplicate": row(2),
+    "contradiction": row(2, output="[]"),
+    "text-only": {"input": "hello", "output": "hi", "timeseries": []},
+    "answer-mixed": row(7, output="There is a spike."),
+}
+
+
+@pytest.mark.parametrize("code", CASES)
+def test_each_finding_names_its_row(tmp_path, code):
+    path = jsonl(tmp_path / "data.jsonl", [row(1), row(2), row(3), CASES[code]])
+    findings = check(path)
+    assert [item.code for item in findings.found() if item.level != "info" or code == "text-only"] == [code]
+    finding = findings[code]
+    assert finding.total >= 1 and finding.rows == 1
+    assert finding.examples[0][0] == f"{path}:4"
+    assert findings.status == (1 if CODES[code][0] == "error" else 0)
+
+
+def test_edges_of_intervals_and_lengths_are_fine(tmp_path):
+    rows = [
+        row(1, output='[{"interval": [0, 99], "type": "x"}]'),
+        row(2, output='[{"interval": [5, 5], "type": "x"}]'),
+        row(3, timeseries=[WAVE[:64]], output="[]"),
+        row(4, timeseries=[LONG[:1024]], output="[]"),
+    ]
+    assert check(jsonl(tmp_path / "edges.jsonl", rows)).found() == []
+
+
+def test_totals_count_all_and_examples_are_few(tmp_path):
+    findings = check(jsonl(tmp_path / "many.jsonl", [row(n, output=" ") for n in range(25)]))
+    assert findings["answer-empty"].total == 25
+    assert len(findings["answer-empty"].examples) == findings.shown == 10
+
+
+def test_imbalance(tmp_path):
+    common = [row(n) for n in range(55)]
+    rare = [row(n, output='[{"interval": [3, 9], "type": "plateau"}]') for n in range(100, 103)]
+    findings = check(jsonl(tmp_path / "labels.jsonl", common + rare))
+    assert findings.labels == {"spike": 55, "plateau": 3}
+    assert "'spike' 55 times" in findings["imbalance"].examples[0][1]
+    balanced = [row(n, output=f'[{{"interval": [3, 9], "type": "{"ab"[n % 2]}"}}]') for n in range(60)]
+    assert check(jsonl(tmp_path / "balanced.jsonl", balanced)).found() == []
+
+
+def test_leakage_up_to_rounding(tmp_path):
+    train = jsonl(tmp_path / "train.jsonl", [row(1), row(2)])
+    shifted = [round(value, 3) for value in row(2)["timeseries"][0]]
+    test = jsonl(tmp_path / "test.jsonl", [row(50), row(2, input="Other words: <ts><ts/>", timeseries=[shifted])])
+    findings = check(test, against=train)
+    assert findings["leakage"].total == 1 and findings.status == 1
+    where, detail = findings["leakage"].examples[0]
+    assert {where, detail.split("is in ")[1].split(",")[0]} == {f"{test}:2", f"{train}:2"}
+    assert check(train, against=jsonl(tmp_path / "other.jsonl", [row(60)])).found() == []
+
+
+def test_parts_of_a_split_are_compared(tmp_path):
+    for part, rows in {"train": [row(1), row(2)], "test": [row(2, input="Again <ts><ts/>")]}.items():
+        jsonl(tmp_path / f"plants_{part}.jsonl", rows)
+
+    entries = {
+        f"plants_{part}": {"file_name": f"plants_{part}.jsonl", "formatting": "chatts"} for part in ("train", "test")
+    }
+    (tmp_path / "dataset_info.json").write_text(json.dumps(entries))
+    findings = check("plants", dataset_info=tmp_path)
+    assert findings.rows == 3 and findings["leakage"].total == 1
+
+
+def test_columns_come_from_dataset_info(tmp_path):
+    jsonl(tmp_path / "own.jsonl", [{"q": "look <ts><ts/>", "a": "[]", "s": WAVE}, {"q": "look", "a": "[]", "s": WAVE}])
+    columns = {"prompt": "q", "response": "a", "timeseries": "s"}
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"own": {"file_name": "own.jsonl", "columns": columns}}))
+    findings = check("own", dataset_info=tmp_path)
+    assert [item.code for item in findings.found()] == ["placeholders"]
+    assert findings["placeholders"].examples == [(f"{tmp_path / 'own.jsonl'}:2", "0 <ts><ts/> but 1 series")]
+
+
+def test_parquet_and_json_as_jsonl(tmp_path):
+    import pandas as pd
+
+    rows = [row(1), row(2, timeseries=[[5.0] * 100]), row(3)]
+    pd.DataFrame(rows).to_parquet(tmp_path / "x.parquet")
+    (tmp_path / "x.json").write_text(json.dumps(rows))
+    for name in ("x.parquet", "x.json"):
+        findings = check(tmp_path / name)
+        assert [(item.code, item.examples[0][0]) for item in findings.found()] == [
+            ("constant", f"{tmp_path / name}:2")
+        ]
+
+
+def test_model_and_schema(tmp_path):
+    path = jsonl(tmp_path / "x.jsonl", [row(1, output='{"kind": 1}')])
+    (tmp_path / "config.json").write_text(json.dumps({"ts": {"max_sequence_length": 90}}))
+    assert check(path, model=tmp_path)["too-long"].total == 1
+    schema = tmp_path / "answer.json"
+    schema.write_text(json.dumps({"type": "object", "properties": {"kind": {"type": "string"}}}))
+    assert check(path, answer_schema=schema)["answer-schema"].total == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"dataset": "nowhere"}, {"dataset": "x.jsonl", "model": "."}, {"dataset": "x.jsonl", "against": "no"}],
+)
+def test_unusable_arguments(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    jsonl(tmp_path / "x.jsonl", [row(1)])
+    with pytest.raises(ChatTSError):
+        check(**arguments)
