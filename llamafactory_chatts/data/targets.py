@@ -52,7 +52,10 @@ def resolve(
     """
     given = os.fspath(dataset)
     info_file = _info_file(dataset_info)
-    looks_like_file = Path(given).suffix.lower() in SUFFIXES or os.sep in given or os.path.exists(given)
+    looks_like_file = Path(given).suffix.lower() in SUFFIXES or os.sep in given or os.path.isfile(given)
+    if not looks_like_file and os.path.isdir(given):  # raw data often lies in a folder of the dataset's name
+        looks_like_file = not _is_entry(given, info_file)
+
     if looks_like_file:
         found = _by_name(
             Path(given).stem, lambda stem: _of_file(Path(given).with_name(stem + Path(given).suffix), info_file)
@@ -84,6 +87,15 @@ def _by_name(name: str, find) -> tuple[list[Part], list[Part]]:
     split = _PART.match(name)
     others = [f"{split[1]}_{suffix}" for suffix in PARTS if suffix != split[2]] if split else []
     return [itself], [part for part in map(find, others) if part]
+
+
+def _is_entry(name: str, info_file: Path) -> bool:
+    """Whether dataset_info.json has an entry of this name, or the parts of one."""
+    if not info_file.is_file():
+        return False
+
+    entries = info.read(info_file)
+    return any(entry in entries for entry in (name, *(f"{name}_{suffix}" for suffix in PARTS)))
 
 
 def _info_file(given: str | os.PathLike | None) -> Path:

@@ -123,6 +123,20 @@ def test_parts_of_a_split_are_compared(tmp_path):
     assert findings.rows == 3 and findings["leakage"].total == 1
 
 
+def test_a_name_wins_over_a_folder_of_raw_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plants").mkdir()
+    (tmp_path / "plants" / "labels.txt").write_text("raw")
+    (tmp_path / "dataset_info").mkdir()
+    jsonl(tmp_path / "dataset_info" / "plants_train.jsonl", [row(1)])
+    entries = {"plants_train": {"file_name": "plants_train.jsonl", "formatting": "chatts"}}
+    (tmp_path / "dataset_info" / "dataset_info.json").write_text(json.dumps(entries))
+    assert check("plants").rows == 1
+    (tmp_path / "other").mkdir()
+    jsonl(tmp_path / "other" / "x.jsonl", [row(1), row(2)])
+    assert check("other").rows == 2
+
+
 def test_columns_come_from_dataset_info(tmp_path):
     jsonl(tmp_path / "own.jsonl", [{"q": "look <ts><ts/>", "a": "[]", "s": WAVE}, {"q": "look", "a": "[]", "s": WAVE}])
     columns = {"prompt": "q", "response": "a", "timeseries": "s"}
