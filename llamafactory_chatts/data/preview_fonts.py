@@ -1,6 +1,7 @@
 """A font for Chinese, Japanese and Korean text in pictures; without one such text is written another way."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 
 from .demo_prompts import LANGUAGES
@@ -44,7 +45,25 @@ def families() -> tuple[str, ...]:
     from matplotlib import font_manager
 
     there = {font.name for font in font_manager.fontManager.ttflist}
+    if not there & set(FAMILIES):
+        there |= _installed_since()
+
     return (BASE, *[name for name in FAMILIES if name in there][:1])
+
+
+def _installed_since() -> set[str]:
+    """Return the families of fonts that matplotlib's stored list does not know yet, and make them known."""
+    from matplotlib import font_manager
+
+    manager = font_manager.fontManager
+    known = {font.fname for font in manager.ttflist}
+    count = len(manager.ttflist)
+    for path in font_manager.findSystemFonts():
+        if path not in known:
+            with suppress(Exception):  # a font file that cannot be read is no font
+                manager.addfont(path)
+
+    return {font.name for font in manager.ttflist[count:]}
 
 
 @cache

@@ -97,3 +97,20 @@ def test_the_interval_is_shaded(tmp_path):
         draw(Sample("x:1", "look", text, [values])) for text in ("[]", '[{"interval":[10,60],"type":"a"}]')
     )
     assert plain.png != marked.png
+
+
+def test_a_font_installed_after_the_list_was_stored_is_found(tmp_path, monkeypatch):
+    import shutil
+
+    from matplotlib import font_manager
+
+    from llamafactory_chatts.data import preview_fonts
+
+    new = tmp_path / "New.ttf"
+    shutil.copy(font_manager.findfont("DejaVu Sans Mono"), new)
+    before = list(font_manager.fontManager.ttflist)
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(new), str(tmp_path / "broken.ttf")])
+    try:
+        assert preview_fonts._installed_since() == {"DejaVu Sans Mono"}
+    finally:
+        font_manager.fontManager.ttflist[:] = before
