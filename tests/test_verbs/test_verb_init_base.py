@@ -15,7 +15,7 @@ from llamafactory_chatts.model.tiny_base import save_tokenizer, train_tokenizer
 def test_a_tiny_base_reads_the_demo_data(tmp_path, capsys):
     folder = tmp_path / "tiny"
     assert main(["init-base", "--tiny", str(folder)]) == 0
-    assert capsys.readouterr().out.startswith(f"{folder}: ")
+    assert f"{folder}: " in capsys.readouterr().out  # DeepSpeed may print at its first import
     assert sum(path.stat().st_size for path in folder.iterdir()) < 3_000_000
     model, processor = from_pretrained(folder), load_processor(folder)
     assert model.config.model_type == "qwen3ts" and 900 < len(processor.tokenizer) < 2100
