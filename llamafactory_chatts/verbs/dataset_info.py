@@ -117,6 +117,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.action == "list":
         for name, entry in dataset_info.read(path).items():
+            if not isinstance(entry, dict) or not isinstance(entry.get("columns", {}), dict):
+                print(f"{name}  not a usable entry: see lmf-chatts dataset-info validate")
+                continue
+
             source = next((entry[key] for key in ("file_name", *dataset_info.ELSEWHERE) if key in entry), "?")
             series = entry.get("columns", {}).get(COLUMN, COLUMN if entry.get("formatting") == "chatts" else "-")
             print(f"{name}  {source}  {entry.get('formatting', 'alpaca')}  timeseries: {series}")

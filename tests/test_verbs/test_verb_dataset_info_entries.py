@@ -40,6 +40,15 @@ def test_add_list_remove(folder, capsys):
     assert (folder / "plant.jsonl").exists()
 
 
+@pytest.mark.parametrize("entry", [5, None, {"file_name": "x.json", "columns": None}])
+def test_list_survives_an_entry_of_the_wrong_kind(tmp_path, capsys, entry):
+    content = {"odd": entry, "fine": {"file_name": "y.json"}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(content))
+    assert main(["dataset-info", "list", "--dir", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "odd  not a usable entry" in printed and "fine  y.json" in printed
+
+
 def test_formats(folder):
     arguments = ["dataset-info", "add", "turns", "plant.jsonl", "--dir", str(folder), "--formatting", "sharegpt"]
     assert main([*arguments, "--messages", "messages", "--timeseries", ""]) == 0
