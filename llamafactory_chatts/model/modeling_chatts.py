@@ -5,17 +5,17 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import BitsAndBytesConfig, Qwen2ForCausalLM, Qwen3ForCausalLM
+from transformers import Qwen2ForCausalLM, Qwen3ForCausalLM
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from ..core.contract import IGNORE_INDEX
 from ..core.errors import ChatTSError
-from .checkpoint_files import copy_published_files
 from .configuration_chatts import Qwen2TSConfig, Qwen3TSConfig
 from .encoder import TimeSeriesEncoder
 from .joining import check_patches, expand_pairs, repeat_series
+from .pretrained import ChatTSFiles
 
 
 class TimeSeriesForCausalLM:
@@ -44,39 +44,6 @@ class TimeSeriesForCausalLM:
                     init.zeros_(layer.bias)
         else:
             super()._init_weights(module)
-
-    @classmethod
-    def from_pretrained(cls, name_or_path: Any, *args: Any, **kwargs: Any):
-        """Load a checkpoint; the encoder is left unquantised and must be present.
-
-        Raises:
-            ChatTSError: the checkpoint has no encoder weights (it would train on random ones).
-        """
-        quantization = kwargs.get("quantization_config")
-        if isinstance(quantization, dict) and (quantization.get("load_in_4bit") or quantization.get("load_in_8bit")):
-            quantization = kwargs["quantization_config"] = BitsAndBytesConfig.from_dict(quantization)
-
-        if isinstance(quantization, BitsAndBytesConfig):
-            skipped = quantization.llm_int8_skip_modules or ["lm_head"]
-            quantization.llm_int8_skip_modules = sorted({*skipped, "ts_encoder"})
-
-        want_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(name_or_path, *args, output_loading_info=True, **kwargs)
-        missing = sorted(key for key in info["missing_keys"] if key.startswith("ts_encoder."))
-        if missing:
-            raise ChatTSError(
-                f"the checkpoint has no weights for {', '.join(missing[:3])}"
-                + (f" and {len(missing) - 3} more" if len(missing) > 3 else ""),
-                where=str(name_or_path),
-                fix="Use a complete ChatTS checkpoint, or build a base: lmf-chatts init-base QWEN_DIR OUT",
-            )
-
-        return (model, info) if want_info else model
-
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        super().save_pretrained(save_directory, *args, **kwargs)
-        if kwargs.get("is_main_process", True):
-            copy_published_files(self.config, save_directory)
 
     def encode_timeseries(self, timeseries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return features ``(patches, hidden_size)`` and patches per series for ``(series, 2 * longest, 1)``."""
@@ -280,7 +247,7 @@ class TimeSeriesForCausalLM:
         return output
 
 
-class Qwen2TSForCausalLM(TimeSeriesForCausalLM, Qwen2ForCausalLM):
+class Qwen2TSForCausalLM(TimeSeriesForCausalLM, ChatTSFiles, Qwen2ForCausalLM):
     """ChatTS on a Qwen2 or Qwen2.5 backbone."""
 
     config_class = Qwen2TSConfig
@@ -288,7 +255,7 @@ class Qwen2TSForCausalLM(TimeSeriesForCausalLM, Qwen2ForCausalLM):
     config: Qwen2TSConfig
 
 
-class Qwen3TSForCausalLM(TimeSeriesForCausalLM, Qwen3ForCausalLM):
+class Qwen3TSForCausalLM(TimeSeriesForCausalLM, ChatTSFiles, Qwen3ForCausalLM):
     """ChatTS on a Qwen3 backbone."""
 
     config_class = Qwen3TSConfig
