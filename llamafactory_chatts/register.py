@@ -83,6 +83,8 @@ TABLE: tuple[Row, ...] = (
     _row("patch", "model.adapter", "init_adapter", "tuning:tune_encoder", "timeseries_tuning: lora | full | freeze"),
     _row("patch", "model.loader", "load_config", "loading:recognise_config", "found by its `ts` block"),
     _row("patch", "model.loader", "load_tokenizer", "loading:load_native_processor", "no code from the checkpoint"),
+    _row("patch", "hparams.parser", "_check_extra_dependencies", "speed:go_on_without_liger", "one line, no stop"),
+    _row("patch", "model.loader", "apply_liger_kernel", "speed:apply_liger", "enable_liger_kernel works"),
     _row("patch", "model.loader", "load_model", "loading:prepare_model", "logits only where labels are"),
     *(
         _row("patch", module, f"{name}.{method}", f"optimizer:{function}", why)

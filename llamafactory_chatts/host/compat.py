@@ -76,6 +76,8 @@ PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
         "audios",
     ),
     "llamafactory.model.loader:_get_init_kwargs": ("model_args",),
+    "llamafactory.hparams.parser:_check_extra_dependencies": ("model_args", "finetuning_args", "training_args"),
+    "llamafactory.model.loader:apply_liger_kernel": ("config", "model_args", "is_trainable", "require_logits"),
     "llamafactory.model.loader:load_config": ("model_args",),
     "llamafactory.model.loader:load_tokenizer": ("model_args",),
     "llamafactory.model.loader:load_model": (

@@ -100,6 +100,11 @@ def prepare_model(loader: Any, name: str) -> None:
 
             model_args.trust_remote_code = False
             model = original(tokenizer, model_args, finetuning_args, is_trainable, add_valuehead)
+            if is_trainable:
+                from .speed import use_fast_paths
+
+                use_fast_paths(model, model_args, loader.logger)
+
             if finetuning_args.stage in ("pt", "sft"):  # a loss function of the host's own is called without labels
                 return model
 

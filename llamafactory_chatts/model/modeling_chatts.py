@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import Qwen2ForCausalLM, Qwen3ForCausalLM
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -15,6 +14,8 @@ from ..core.errors import ChatTSError
 from .configuration_chatts import Qwen2TSConfig, Qwen3TSConfig
 from .encoder import TimeSeriesEncoder
 from .joining import check_patches, expand_pairs, repeat_series
+from .loss import shift_labels, sum_cross_entropy, sum_labelled_loss
+from .padding_free import VARLEN, find_samples
 from .pretrained import ChatTSFiles
 
 
@@ -25,9 +26,11 @@ class TimeSeriesForCausalLM:
         full_logits_in_training: compute logits at every position in training, too. False by default: the
             loss then needs logits at labelled positions only, and ``logits`` of the output is None.
             Without labels, and in evaluation mode, logits are always complete.
+        padding_free: run the decoder over real tokens only, see :meth:`enable_padding_free`.
     """
 
     full_logits_in_training = False
+    padding_free = False
     accepts_loss_kwargs = True  # tells transformers.Trainer that `num_items_in_batch` is honoured
 
     def __init__(self, config) -> None:
@@ -44,6 +47,21 @@ class TimeSeriesForCausalLM:
                     init.zeros_(layer.bias)
         else:
             super()._init_weights(module)
+
+    def enable_padding_free(self) -> bool:
+        """Let passes with labels skip padding, and take packed rows by their numbered mask. Returns whether it is on.
+
+        It needs ``sdpa`` or flash-attn as attention and no sliding window; otherwise nothing changes.
+        """
+        if set(self.config.layer_types) != {"full_attention"}:
+            return False
+
+        if self.config._attn_implementation == "sdpa":
+            self.config._attn_implementation = VARLEN
+
+        name = self.config._attn_implementation
+        self.padding_free = name == VARLEN or name.startswith("flash_attention")
+        return self.padding_free
 
     def encode_timeseries(self, timeseries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return features ``(patches, hidden_size)`` and patches per series for ``(series, 2 * longest, 1)``."""
@@ -124,6 +142,7 @@ class TimeSeriesForCausalLM:
         logits_to_keep: int | torch.Tensor = 0,
         timeseries: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        loss_weights: torch.Tensor | None = None,
         return_logits: bool | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
@@ -135,6 +154,7 @@ class TimeSeriesForCausalLM:
             timeseries: shape ``(series, 2 * longest, 1)``, series in the order of their placeholders.
             labels: shape ``(rows, length)``, -100 where there is none.
             num_items_in_batch: the loss is the sum over labelled tokens divided by this; their own number if None.
+            loss_weights: shape ``(rows,)``; the loss is then the sum over labelled tokens times their row's weight.
             return_logits: compute all logits even where the loss needs few; default see ``full_logits_in_training``.
 
         Raises:
@@ -152,7 +172,15 @@ class TimeSeriesForCausalLM:
                 "timeseries cannot be joined to inputs_embeds", where="inputs_embeds", fix="Pass input_ids instead"
             )
 
-        if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
+        samples = None
+        no_cache = past_key_values is None and (use_cache is False or labels is not None)
+        if self.padding_free and no_cache and (attention_mask is None or attention_mask.dim() == 2):
+            shape = inputs_embeds.shape[:2]
+            samples = find_samples(attention_mask, position_ids, *shape, inputs_embeds.device)
+            kwargs.update(samples.attention_kwargs(self.config._attn_implementation, inputs_embeds.dtype))
+            inputs_embeds, position_ids, use_cache = samples.pick(inputs_embeds), samples.positions, False
+            attention_mask = {"full_attention": None}  # says to the backbone: nothing to be built
+        elif position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
             position_ids = ((attention_mask != 0).long().cumsum(dim=-1) - 1).clamp(min=0)
             position_ids = position_ids[:, -inputs_embeds.shape[1] :]
 
@@ -166,6 +194,9 @@ class TimeSeriesForCausalLM:
             **kwargs,
         )
         hidden = outputs.last_hidden_state
+        if samples is not None:
+            hidden = samples.put_back(hidden, *shape)
+
         if return_logits is None:
             return_logits = labels is None or not self.training or self.full_logits_in_training
 
@@ -175,13 +206,21 @@ class TimeSeriesForCausalLM:
             logits = self.lm_head(hidden[:, keep, :])
 
         if labels is not None:
-            target = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX).to(hidden.device)
+            target = shift_labels(labels, hidden.device)
             labelled = target != IGNORE_INDEX
-            complete = logits is not None and logits.shape[1] == hidden.shape[1]
-            scores = logits[labelled] if complete else self.lm_head(hidden[labelled])
-            loss = F.cross_entropy(scores.float(), target[labelled], reduction="sum")
-            items = labelled.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-            loss = loss / (items.to(loss.device) if torch.is_tensor(items) else items)
+            weights = None
+            if loss_weights is not None:
+                weights = loss_weights.to(hidden.device, torch.float32)[:, None].expand_as(target)[labelled]
+
+            if logits is not None and logits.shape[1] == hidden.shape[1]:
+                loss = sum_cross_entropy(logits[labelled], target[labelled], weights)
+            else:
+                sharded = hasattr(self.lm_head.weight, "ds_id")
+                loss = sum_labelled_loss(self.lm_head, hidden[labelled], target[labelled], weights, in_one=sharded)
+
+            if loss_weights is None:
+                items = labelled.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+                loss = loss / (items.to(loss.device) if torch.is_tensor(items) else items)
 
         return CausalLMOutputWithPast(
             loss=loss,
