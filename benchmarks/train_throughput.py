@@ -1,230 +1,186 @@
-"""Samples per second and memory of training recipes, each in a process of its own, on the device that is there.
+"""Samples per second, memory and where the time goes, for a table of training settings on the device that is there.
 
-    python benchmarks/train_throughput.py --shape 8b --out results            # on a GPU
-    python benchmarks/train_throughput.py --shape tiny --out results          # anywhere
+    python benchmarks/train_throughput.py --shape 8b                          # on a GPU
+    python benchmarks/train_throughput.py --shape 14b --points 5000 --only "qlora 1x16" "qlora 10gib"
+    python benchmarks/train_throughput.py --shape 8b --recipe examples/chatts_lora.yaml --set tokens_per_batch=1600
+    python benchmarks/train_throughput.py --shape 8b --sweep lengths          # or: --sweep series
+    python benchmarks/train_throughput.py --shape tiny --steps 4 --skip 1     # anywhere
 
-A random base of the shape is built below --work once. Rows are anomaly-detection samples of --points points,
-a prompt of about 250 tokens and an answer of about 24 labelled ones. Timing leaves out --skip steps.
-Writes OUT/SHAPE.json and OUT/SHAPE.md.
+A random base of the shape is built below --work once. Rows are anomaly-detection samples of --series series of
+--points points, a Chinese prompt and an answer of about 20 labelled tokens. Each setting runs in a process of its own;
+the results so far are in OUT/NAME.json and OUT/NAME.md after each one. The exit status is 1 when a setting failed.
+
+What is measured, per setting:
+  samples/s, tokens/s   optimizer steps behind the first --skip; real tokens, padding not counted
+  MFU                   operations the method needs (4 x weights x tokens with adapters, 6 x in full, plus attention;
+                        recomputation, embedding and unlabelled rows of lm_head not counted) by time and matrix rate
+  GiB                   peak of PyTorch's allocator over the run, and up to the start of training ("loading")
+  host RSS              VmHWM, mapped pages included, up to the start of training and over the run
+  GPU utilisation       nvidia-smi, five times a second over the timed steps
+  shares                parts of --split more steps, with the GPU waited for around each; not in the throughput
 """
 
 import argparse
 import json
-import os
-import subprocess
+import shlex
+import signal
 import sys
-import time
 from pathlib import Path
 
-
-SHAPES = {
-    "8b": {"kind": "qwen3", "hidden_size": 4096, "num_hidden_layers": 36, "num_attention_heads": 32,
-           "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 12288, "vocab_size": 151936},
-    "14b": {"kind": "qwen2", "hidden_size": 5120, "num_hidden_layers": 48, "num_attention_heads": 40,
-            "num_key_value_heads": 8, "intermediate_size": 13824, "vocab_size": 152064},
-    "tiny": {"kind": "qwen3", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-             "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 128, "vocab_size": 4096},
-}  # fmt: skip
-"""Published shapes of ChatTS-8B and ChatTS-14B, and a tiny one for a machine without a GPU."""
-
-SETTINGS = {
-    "lora 1x16": {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 16},
-    "lora 8x2": {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2},
-    "lora 16x1": {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 1},
-    "lora 16x1 no checkpointing": {
-        "per_device_train_batch_size": 16, "gradient_accumulation_steps": 1, "disable_gradient_checkpointing": True,
-    },
-    "qlora 1x16": {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 16, "quantization_bit": 4},
-    "qlora 4x4": {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "quantization_bit": 4},
-    "qlora 16x1": {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 1, "quantization_bit": 4},
-}  # fmt: skip
+from throughput import base, jobs, rows, settings, tables, training
 
 
-def write_rows(path: Path, rows: int, points: int) -> None:
-    """Write rows with the demo generator's series under one fixed Chinese prompt."""
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    kinds = ["竖直尖峰", "阶跃突变", "异常平台", "模式变化"]
-    prompt = (
-        f"你是一位工业时间序列异常检测专家。请分析这段长度为{points}的单变量时序数据<ts><ts/>，找出异常区间和异常类型。\n\n"
-        "异常类型：\n1. 竖直尖峰 - 数据在极短时间内急剧突变\n2. 阶跃突变 - 数据快速跃迁到新水平\n"
-        "3. 异常平台 - 在不该稳定的地方出现平缓区间\n4. 模式变化 - 整体特征发生结构性转折\n\n"
-        '输出必须是标准JSON格式：\n\n[{"interval":[start,end],"type":"类型"}]\n\n若无异常：\n[]\n\n请精确标注起止索引。'
-    )
-    with path.open("w", encoding="utf-8") as file:
-        for _ in range(rows):
-            series = 24.2 + 0.3 * rng.standard_normal(points)
-            first = int(rng.integers(0, points - 60))
-            last, kind = first + int(rng.integers(5, 50)), int(rng.integers(0, 4))
-            series[first:last] += rng.uniform(3, 20)
-            answer = json.dumps([{"interval": [first, last], "type": kinds[kind]}], ensure_ascii=False)
-            row = {"input": prompt, "output": answer, "timeseries": [[round(float(x), 6) for x in series]]}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-    entry = {"file_name": path.name, "formatting": "chatts"}
-    (path.parent / "dataset_info.json").write_text(json.dumps({"bench": entry}))
-
-
-def build_base(folder: Path, shape: str, corpus: list[str]) -> None:
-    """Save a random ChatTS base of a shape, on the GPU if there is one."""
-    import torch
-
-    from llamafactory_chatts import model as chatts
-    from llamafactory_chatts.model.tiny_base import CHAT_TOKENS, save_tokenizer, train_tokenizer
-
-    fields = dict(SHAPES[shape])
-    kind = fields.pop("kind")
-    specials = [*CHAT_TOKENS, "<ts>", "<ts/>"]
-    # few merges: real text costs about one token a character, as the row of this benchmark does with Qwen's tokenizer
-    tokenizer = train_tokenizer(corpus, vocab_size=560, specials=specials)
-    ids = {token: tokenizer.token_to_id(token) for token in specials}
-    config = {"qwen3": chatts.Qwen3TSConfig, "qwen2": chatts.Qwen2TSConfig}[kind](
-        **fields, max_position_embeddings=40960, rms_norm_eps=1e-6, rope_theta=1000000, tie_word_embeddings=False,
-        pad_token_id=ids["<|endoftext|>"], eos_token_id=ids["<|im_end|>"],
-        ts={"patch_size": 8, "num_layers": 5, "embedding_dim": 16, "max_sequence_length": 32768},
-        ts_token_start_index=ids["<ts>"], ts_token_end_index=ids["<ts/>"],
-    )  # fmt: skip
-    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    torch.set_default_dtype(dtype)
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = {"qwen3": chatts.Qwen3TSForCausalLM, "qwen2": chatts.Qwen2TSForCausalLM}[kind](config)
-
-    torch.set_default_dtype(torch.float32)
-    model.save_pretrained(folder, max_shard_size="4GB")
-    save_tokenizer(tokenizer, folder)
-
-
-def measure(recipe: dict, skip: int) -> dict:
-    """Train in this process and return samples/s, tokens/s and peak memory."""
-    import torch
-
-    import llamafactory_chatts.autoload  # noqa: F401  (where the package lies on PYTHONPATH, without start-up file)
-
-    from llamafactory.train.tuner import run_exp  # isort: skip
-    from transformers import TrainerCallback  # isort: skip
-
-    marks: list[float] = []
-
-    class Clock(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-
-            marks.append(time.perf_counter())
-
-    run_exp(recipe, callbacks=[Clock()])
-    steps = len(marks) - 1 - skip
-    samples = steps * recipe["per_device_train_batch_size"] * recipe["gradient_accumulation_steps"]
-    history = json.loads(Path(recipe["output_dir"], "trainer_state.json").read_text())["log_history"]
-    cuda = torch.cuda.is_available()
-    return {
-        "samples_per_second": samples / (marks[-1] - marks[skip]),
-        "steps_timed": steps,
-        "first_loss": history[0].get("loss"),
-        "last_loss": [entry["loss"] for entry in history if "loss" in entry][-1],
-        "peak_allocated_gib": torch.cuda.max_memory_allocated() / 2**30 if cuda else None,
-        "peak_reserved_gib": torch.cuda.max_memory_reserved() / 2**30 if cuda else None,
-    }
-
-
-def recipe_for(base: Path, data: Path, out: Path, changes: dict, steps: int) -> dict:
-    """Return the field recipe: LoRA rank 8 on q, k, v, gradient checkpointing, sdpa, cosine."""
-    import torch
-
-    return {
-        "model_name_or_path": str(base), "stage": "sft", "do_train": True, "finetuning_type": "lora", "lora_rank": 8,
-        "lora_target": "q_proj,k_proj,v_proj", "template": "chatts", "dataset_dir": str(data), "dataset": "bench",
-        "cutoff_len": 4096, "output_dir": str(out), "logging_steps": 1, "save_strategy": "no", "report_to": "none",
-        "learning_rate": 1e-4, "lr_scheduler_type": "cosine", "max_steps": steps, "flash_attn": "sdpa",
-        **changes, "bf16": torch.cuda.is_available(),
-    }  # fmt: skip
-
-
-def recipe_settings(path: Path) -> dict:
-    """Return what a recipe says about the method and the batch; model, data and output are the benchmark's."""
-    import yaml
-
-    ours = (
-        "model_name_or_path",
-        "dataset",
-        "dataset_dir",
-        "output_dir",
-        "save_steps",
-        "plot_loss",
-        "num_train_epochs",
-    )
-    return {key: value for key, value in yaml.safe_load(path.read_text()).items() if key not in ours}
-
-
-def main() -> None:
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=SHAPES, default="tiny")
-    parser.add_argument("--points", type=int, default=1024)
-    parser.add_argument("--rows", type=int, default=417)
-    parser.add_argument("--steps", type=int, default=12, help="optimizer steps per setting")
-    parser.add_argument("--skip", type=int, default=3, help="first steps left out of the timing")
-    parser.add_argument("--only", nargs="*", help="settings to run (default: all)")
-    parser.add_argument("--recipe", type=Path, nargs="*", default=[], help="shipped recipes to measure instead")
-    parser.add_argument("--work", type=Path, default=Path("bench_work"))
-    parser.add_argument("--out", type=Path, default=Path("bench_results"))
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    parser.add_argument("--shape", choices=settings.SHAPES, default="tiny")
+    parser.add_argument("--points", type=int, default=1024, help="points of a series (default: 1024)")
+    parser.add_argument("--series", type=int, default=1, help="series of a sample (default: 1)")
+    parser.add_argument("--rows", type=int, default=417, help="samples of the dataset (default: 417)")
+    parser.add_argument("--steps", type=int, default=12, help="optimizer steps, skipped ones included (default: 12)")
+    parser.add_argument("--skip", type=int, default=3, help="first steps left out of the timing (default: 3)")
+    parser.add_argument("--split", type=int, default=3, help="extra steps for the shares of the parts (default: 3)")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="settings to run (default: all of this shape)")
+    parser.add_argument("--recipe", type=Path, nargs="+", metavar="FILE", default=[], help="recipes, not the table")
+    parser.add_argument("--set", nargs="+", metavar="KEY=VALUE", default=[], help="added to every setting, as YAML")
+    parser.add_argument("--sweep", choices=training.SWEEPS, help="one training over samples that grow, instead")
+    parser.add_argument("--work", type=Path, default=Path("bench_work"), help="bases, data, logs of the processes")
+    parser.add_argument("--out", type=Path, default=Path("bench_results"), help="JSON, Markdown and PNG")
+    parser.add_argument("--list", action="store_true", help="print the settings and end")
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if not 1 <= args.skip < args.steps:
+        parser.error(f"--skip {args.skip}, --steps {args.steps}: at least 1, and fewer than --steps")
+
+    if args.split < 0 or args.rows < 1 or args.series < 1 or args.points < 64:
+        parser.error("--rows and --series are at least 1, --points at least 64, --split at least 0")
+
+    try:
+        args.changes = settings.parse_changes(args.set)
+        args.table = settings.choose(args.shape, args.only, args.recipe)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+
+    if args.sweep and len(args.table) > 1 and (args.only or args.recipe):
+        parser.error("--sweep takes one setting")
+
+    fixed = [key for key in args.changes if args.sweep and key in settings.FIXED_IN_SWEEPS]
+    if fixed:
+        parser.error(f"--set {fixed[0]}: a sweep passes two rows a step, one after the other")
+
+    return args
+
+
+def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the running child is ended, too
+    args = parse()
     if args.child:
-        print("RESULT " + json.dumps(measure(json.loads(args.child), args.skip)))
-        return
+        jobs.run_child(args.child)
+        return 0
 
-    data, base = args.work / "data", args.work / f"base_{args.shape}"
-    data.mkdir(parents=True, exist_ok=True)
+    if args.list:
+        for name, changes in args.table.items():
+            print(f"{name:27} {json.dumps(changes)}")
+
+        return 0
+
     args.out.mkdir(parents=True, exist_ok=True)
-    write_rows(data / "bench.jsonl", args.rows, args.points)
-    if not (base / "config.json").exists():
-        started = time.perf_counter()
-        texts = [json.loads(line) for line in (data / "bench.jsonl").open(encoding="utf-8")]
-        build_base(base, args.shape, [row["input"] + row["output"] for row in texts])
-        print(f"base built in {time.perf_counter() - started:.0f} s", flush=True)
+    device = jobs.run_job(args.work, "device", {"kind": "device"})
+    if "error" in device:
+        print(device["error"], file=sys.stderr)
+        return 1
 
-    settings = {path.name: recipe_settings(path) for path in args.recipe} or SETTINGS
+    print(f"{device['device']}: {device['matmul']}, {device['matmul_tflops']:.3g} TFLOP/s", flush=True)
+    folder = args.work / f"base_{args.shape}"
+    if not base.is_complete(folder):
+        built = jobs.run_job(args.work, "base", {"kind": "base", "folder": str(folder), "shape": args.shape})
+        if "error" in built:
+            print(built["error"], file=sys.stderr)
+            return 1
+
+        print(f"base built in {built['wall_s']:.0f} s", flush=True)
+
+    command = shlex.join(["python", "benchmarks/train_throughput.py", *sys.argv[1:]])
+    facts = {"command": command, "device": device, "shape": args.shape}
+    return run_sweep(args, folder, facts) if args.sweep else run_settings(args, folder, facts)
+
+
+def recipe(args: argparse.Namespace, folder: Path, changes: dict, cutoff_len: int, cuda: bool) -> dict:
+    """Return the recipe of one setting; the data is in ``work/data``."""
+    out = args.work / "run"
+    return settings.recipe_for(folder, args.work / "data", out, changes, args.steps, cutoff_len, cuda)
+
+
+def run_settings(args: argparse.Namespace, folder: Path, facts: dict) -> int:
+    """Measure one setting after the other; the results so far are written after each."""
+    rows.write_rows(args.work / "data", [(args.rows, args.points, args.series)])
+    device = facts["device"]
+    facts["rows"] = f"{args.shape}, {args.rows} rows of {args.series} x {args.points} points."
+    label = f"{args.shape}_{args.series}x{args.points}" + ("_recipes" if args.recipe else "")
+    cutoff_len = rows.cutoff_for(args.points, args.series)
     results = []
-    for name, changes in settings.items():
-        if args.only and name not in args.only:
-            continue
+    for name, changes in args.table.items():
+        changes = {**changes, **args.changes}
+        note, why_not = None, None
+        if not device["cuda"]:
+            changes, note, why_not = settings.fit_to_cpu(changes)
 
-        recipe = recipe_for(base, data, args.work / "run", changes, args.steps)
-        recipe["overwrite_output_dir"] = True
-        started = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, __file__, "--skip", str(args.skip), "--child", json.dumps(recipe)],
-            env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True,
-        )  # fmt: skip
-        lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-        result = json.loads(lines[0][7:]) if lines else {"error": done.stderr[-1500:]}
-        results.append({"setting": name, "wall_s": round(time.perf_counter() - started, 1), **result})
-        print(json.dumps(results[-1]), flush=True)
-        label = f"{args.shape}_recipes" if args.recipe else args.shape
-        (args.out / f"{label}.json").write_text(json.dumps(results, indent=2))
-        (args.out / f"{label}.md").write_text(as_table(results))
+        if why_not:
+            found = {"skipped": why_not}
+        else:
+            job = {"kind": "measure", "recipe": recipe(args, folder, changes, cutoff_len, device["cuda"])}
+            job |= {"steps": args.steps, "skip": args.skip, "split": args.split, "rate": device["matmul_tflops"]}
+            found = jobs.run_job(args.work, name, job)
+
+        results.append({"setting": name, "changes": changes, "note": note, **found})
+        print(json.dumps(results[-1], ensure_ascii=False), flush=True)
+        write(args.out / label, {**facts, "results": results}, tables.settings_table(results))
+
+    return int(any("error" in row for row in results))
 
 
-def as_table(results: list[dict]) -> str:
-    """Return the results as a Markdown table."""
-    lines = ["| setting | samples/s | peak GiB allocated (reserved) | loss first, last |", "| --- | --- | --- | --- |"]
-    for row in results:
-        if "error" in row:
-            lines.append(f"| {row['setting']} | failed | | |")
-            continue
+def run_sweep(args: argparse.Namespace, folder: Path, facts: dict) -> int:
+    """Measure a sweep; table and picture of what is there are written after each of its blocks."""
+    blocks = training.sweep_rows(args.sweep)
+    rows.write_rows(args.work / "data", blocks)
+    device = facts["device"]
+    changes = next(iter(args.table.values())) if args.only or args.recipe else {}
+    changes = {**changes, **settings.SWEEP, **args.changes}
+    changes.pop("tokens_per_batch", None)  # of the setting: the rows of a sweep have very different lengths
+    if not device["cuda"]:
+        changes, _, why_not = settings.fit_to_cpu(changes)
+        if why_not:
+            print(why_not, file=sys.stderr)
+            return 1
 
-        memory = "-"
-        if row["peak_allocated_gib"]:
-            memory = f"{row['peak_allocated_gib']:.1f} ({row['peak_reserved_gib']:.1f})"
+    facts["rows"] = f"{args.shape}, 2 samples per optimizer step, one after the other; {json.dumps(changes)}."
+    cutoff_len = max(rows.cutoff_for(points, series) for _, points, series in blocks)
+    job = {"kind": "sweep", "name": args.sweep, "rate": device["matmul_tflops"]}
+    job["recipe"] = recipe(args, folder, changes, cutoff_len, device["cuda"])
+    target = args.out / f"{args.shape}_sweep_{args.sweep}"
+    printed = 0
 
-        lines.append(
-            f"| {row['setting']} | {row['samples_per_second']:.2f} | {memory} "
-            f"| {row['first_loss']:.3f}, {row['last_loss']:.3f} |"
-        )
+    def keep(result: dict) -> None:
+        nonlocal printed
+        done = result.get("blocks", [])
+        for block in done[printed:]:
+            print(json.dumps(block), flush=True)
 
-    return "\n".join(lines) + "\n"
+        printed = len(done)
+        write(target, {**facts, "sweep": args.sweep, **result}, tables.sweep_table(result))
+        if done:
+            tables.plot_sweep(args.sweep, done, device["device"], target.with_suffix(".png"))
+
+    result = jobs.run_job(args.work, f"sweep {args.sweep}", job, on_progress=keep)
+    keep(result)
+    print(result.get("error") or result["ended"] or "all blocks measured", flush=True)
+    return int("error" in result)
+
+
+def write(path: Path, content: dict, table: str) -> None:
+    """Write ``path.json`` and ``path.md``."""
+    path.with_name(path.name + ".json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    path.with_name(path.name + ".md").write_text(tables.head(content) + "\n" + table)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -31,6 +31,7 @@ class TimeSeriesForCausalLM:
 
     full_logits_in_training = False
     padding_free = False
+    _counted: int | None = None
     accepts_loss_kwargs = True  # tells transformers.Trainer that `num_items_in_batch` is honoured
 
     def __init__(self, config) -> None:
@@ -62,6 +63,16 @@ class TimeSeriesForCausalLM:
         name = self.config._attn_implementation
         self.padding_free = name == VARLEN or name.startswith("flash_attention")
         return self.padding_free
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """As in transformers; counted once without embeddings, since its trainer asks for that with every batch."""
+        if only_trainable or not exclude_embeddings:
+            return super().num_parameters(only_trainable, exclude_embeddings)
+
+        if self._counted is None:
+            self._counted = super().num_parameters(only_trainable, exclude_embeddings)
+
+        return self._counted
 
     def encode_timeseries(self, timeseries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return features ``(patches, hidden_size)`` and patches per series for ``(series, 2 * longest, 1)``."""
