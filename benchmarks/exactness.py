@@ -33,6 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=settings.SHAPES, default="tiny")
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(SPLITS), help="besides 16x1")
     parser.add_argument("--work", type=Path, default=Path("bench_work"))
     parser.add_argument("--out", type=Path, default=Path("bench_results"))
     args = parser.parse_args()
@@ -45,6 +46,9 @@ def main() -> int:
     rows.write_rows(data, [(417, 1024, 1)])
     losses = {}
     for name, changes in SPLITS.items():
+        if args.only and name not in ("16x1", *args.only):
+            continue
+
         changes = {**changes, **({"enable_liger_kernel": True} if device["cuda"] else {})}
         out = args.work / "run"
         recipe = settings.recipe_for(folder, data, out, changes, args.steps, rows.cutoff_for(1024, 1), device["cuda"])

@@ -117,6 +117,14 @@ def test_complete_logits_keep_their_places(model):
     assert torch.allclose(found[real], expected[real], atol=1e-5)
 
 
+def test_hidden_states_keep_their_places(model):
+    """Reward models read values from them."""
+    inputs = batch(model)
+    model.enable_padding_free()
+    hidden = model(**inputs, output_hidden_states=True).hidden_states[-1]
+    assert hidden.shape[:2] == inputs["input_ids"].shape
+
+
 def test_generation_is_untouched(model):
     model.eval()
     inputs = {key: value[:1, :5] if key != "timeseries" else value[:2] for key, value in batch(model).items()}

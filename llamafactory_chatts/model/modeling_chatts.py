@@ -184,8 +184,8 @@ class TimeSeriesForCausalLM:
             )
 
         samples = None
-        no_cache = past_key_values is None and (use_cache is False or labels is not None)
-        if self.padding_free and no_cache and (attention_mask is None or attention_mask.dim() == 2):
+        plain = labels is not None and past_key_values is None and not kwargs.get("output_hidden_states")
+        if self.padding_free and plain and (attention_mask is None or attention_mask.dim() == 2):
             shape = inputs_embeds.shape[:2]
             samples = find_samples(attention_mask, position_ids, *shape, inputs_embeds.device)
             kwargs.update(samples.attention_kwargs(self.config._attn_implementation, inputs_embeds.dtype))
