@@ -26,3 +26,6 @@ MAX_OVERLONG_SHARE = 0.10
 
 SWITCH = "LLAMAFACTORY_CHATTS"
 """Environment variable; ``0`` turns the whole plug-in off."""
+
+PREFLIGHT_SWITCH = "LLAMAFACTORY_CHATTS_PREFLIGHT"
+"""Environment variable; ``0`` starts a training without looking for mistakes in its recipe first."""

@@ -120,15 +120,25 @@ class EncodedSeries:
 def encode(series: Any) -> EncodedSeries:
     """Encode one series of shape ``(length,)``; see :func:`as_series` for what is refused."""
     x = as_series(series)
-    mean = float(np.mean(x))
-    centred = x - mean
-    largest = float(np.max(np.abs(centred)))
-    scale = largest / THRESHOLD if largest >= THRESHOLD else 1.0
+    values, mean, scale = _scaled(x)
     header = (
         f"[offset={-mean:.4f}|scaling={scale:.4f}|length={len(x)}|max={float(np.max(x)):.4f}"
         f"|min={float(np.min(x)):.4f}|left={float(x[0]):.4f}|right={float(x[-1]):.4f}]"
     )
-    return EncodedSeries((centred / scale).astype(np.float16), header, -mean, scale, bool(np.ptp(x) > 0))
+    return EncodedSeries(values, header, -mean, scale, bool(np.ptp(x) > 0))
+
+
+def _scaled(x: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Return the values after the encoding (float16), the mean and the scale of a checked float64 vector."""
+    mean = float(np.mean(x))
+    centred = x - mean
+    largest = max(float(centred.max()), -float(centred.min()))
+    scale = 1.0
+    if largest >= THRESHOLD:
+        scale = largest / THRESHOLD
+        centred /= scale
+
+    return centred.astype(np.float16), mean, scale
 
 
 def stack(encoded: Sequence[EncodedSeries]) -> np.ndarray:
@@ -136,10 +146,23 @@ def stack(encoded: Sequence[EncodedSeries]) -> np.ndarray:
 
     Value and mask are interleaved (``v0, 1, v1, 1, ...``), zeros stand behind a shorter series.
     """
-    longest = max((len(e.values) for e in encoded), default=0)
-    batch = np.zeros((len(encoded), longest, 2), dtype=np.float16)
-    for row, item in enumerate(encoded):
-        batch[row, : len(item.values), 0] = item.values
-        batch[row, : len(item.values), 1] = 1
+    return _interleave([item.values for item in encoded])
 
-    return batch.reshape(len(encoded), 2 * longest, 1)
+
+def encode_batch(series: Sequence[np.ndarray]) -> np.ndarray:
+    """Return ``stack`` of all series ``encode``d, without their headers and without checking them again.
+
+    Args:
+        series: float64 vectors that went through :func:`as_series` before.
+    """
+    return _interleave([_scaled(item)[0] for item in series])
+
+
+def _interleave(vectors: list[np.ndarray]) -> np.ndarray:
+    longest = max(map(len, vectors), default=0)
+    batch = np.zeros((len(vectors), longest, 2), dtype=np.float16)
+    for row, values in enumerate(vectors):
+        batch[row, : len(values), 0] = values
+        batch[row, : len(values), 1] = 1
+
+    return batch.reshape(len(vectors), 2 * longest, 1)

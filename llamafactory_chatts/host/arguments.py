@@ -10,11 +10,15 @@ from typing import Any, Literal
 from ..core.contract import TEMPLATE, TIMESERIES_TUNING
 from ..core.errors import ChatTSError
 from .compat import patch
+from .token_budget import read_budget
 from .tuning import ENCODER
 
 
+NORMALIZATIONS = ("token", "batch")
+
+
 def extend_data_arguments(module: Any, name: str) -> None:
-    """Add ``drop_overlong``; with template ``chatts`` packed samples never attend to each other."""
+    """Add ``drop_overlong`` and ``tokens_per_batch``; with template ``chatts`` packed samples never meet."""
 
     def build(original: type) -> type:
         @dataclass
@@ -25,8 +29,18 @@ def extend_data_arguments(module: Any, name: str) -> None:
                     "help": "ChatTS: train without the rows longer than `cutoff_len` even if more than 10 % are lost."
                 },
             )
+            tokens_per_batch: int | None = field(
+                default=None,
+                metadata={
+                    "help": (
+                        "ChatTS, stage sft: take the rows of an optimizer step (per_device_train_batch_size x "
+                        "gradient_accumulation_steps) through the model in passes of at most so many tokens."
+                    )
+                },
+            )
 
             def __post_init__(self):
+                self.tokens_per_batch = read_budget(self.tokens_per_batch)
                 if self.template == TEMPLATE and self.packing:
                     self.neat_packing = True  # plain packing lets samples attend to each other
 
@@ -38,7 +52,7 @@ def extend_data_arguments(module: Any, name: str) -> None:
 
 
 def extend_finetuning_arguments(module: Any, name: str) -> None:
-    """Add ``timeseries_sft_lr``, ``train_timeseries_modules`` and ``timeseries_tuning``."""
+    """Add ``timeseries_sft_lr``, ``train_timeseries_modules``, ``timeseries_tuning`` and ``loss_normalization``."""
 
     def build(original: type) -> type:
         @dataclass
@@ -60,14 +74,38 @@ def extend_finetuning_arguments(module: Any, name: str) -> None:
                     )
                 },
             )
+            loss_normalization: Literal["token", "batch"] = field(
+                default="token",
+                metadata={
+                    "help": (
+                        "ChatTS, stages sft and pt: `token` gives each labelled token of an optimizer step the same "
+                        "weight, `batch` each batch of per_device_train_batch_size rows (LLaMA-Factory's own way)."
+                    )
+                },
+            )
 
             def __post_init__(self):
                 super().__post_init__()
+                check_normalization(self)
                 check_settings(self)
 
         return FinetuningArguments
 
     patch(module, name, build)
+
+
+def check_normalization(args: Any) -> None:
+    """Raise a :class:`ChatTSError` for a ``loss_normalization`` that does not exist or does not reach the stage."""
+    value = args.loss_normalization
+    if value not in NORMALIZATIONS:
+        raise ChatTSError(
+            f"there is no {value!r}", where="loss_normalization", fix=f"Use one of: {', '.join(NORMALIZATIONS)}"
+        )
+
+    if value != "token" and args.stage not in ("pt", "sft"):
+        raise ChatTSError(
+            f"stage {args.stage} has a loss of its own", where="loss_normalization", fix="Remove loss_normalization"
+        )
 
 
 def check_settings(args: Any) -> None:

@@ -2,29 +2,37 @@
 
 from typing import Any
 
+from llamafactory.extras.logging import get_logger
+
 from ..core.errors import ChatTSError
 from .compat import patch
 from .loading import is_chatts_model
+from .progress import LOG_KEY, print_lines
+from .token_budget import start_token_budget
 from .tuning import ENCODER
 
 
 GROUP = ENCODER
-LOG_KEY = "ts_encoder_learning_rate"
 _RATE = "_chatts_encoder_rate"
 
 
 def count_labelled_tokens(module: Any, name: str) -> None:
-    """Let ChatTS's loss divide by the labelled tokens of the whole optimizer step.
+    """``loss_normalization: token``: the loss divides by the labelled tokens of the whole optimizer step.
 
-    With a processor the host tells the trainer that the model takes no ``num_items_in_batch``; each
-    micro-batch would then weigh the same whatever it holds.
+    With a processor the host tells the trainer that the model takes no ``num_items_in_batch``: the loss is then the
+    mean over the labelled tokens of each batch, and every batch weighs the same whatever it holds
+    (``loss_normalization: batch``). Then ``tokens_per_batch`` begins, which has to know which of the two it is.
     """
 
     def build(original: Any) -> Any:
         def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
             original(self, *args, **kwargs)
-            if is_chatts_model(getattr(self.model, "config", None)):
-                self.model_accepts_loss_kwargs = True
+            if not is_chatts_model(getattr(self.model, "config", None)):
+                return
+
+            self.model_accepts_loss_kwargs = getattr(self.finetuning_args, "loss_normalization", "token") == "token"
+            start_token_budget(self, get_logger())
+            print_lines(self)
 
         return __init__
 

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, ProgressCallback
 
-from .optimizer import LOG_KEY
+
+LOG_KEY = "ts_encoder_learning_rate"
+"""The encoder's learning rate in the trainer's logs."""
 
 
 def count_tokens(trainer: Any, inputs: Any) -> None:
