@@ -5,7 +5,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo test quick lint bench clean
+.PHONY: setup demo test quick lint bench launchers clean
 
 setup: .venv/ready
 
@@ -36,6 +36,10 @@ lint: setup
 
 bench: setup
 	$(BIN)/python benchmarks/train_throughput.py --shape tiny
+
+# After a change of shell/launchers.yaml or shell/parts: the launchers and their recipes are written from them.
+launchers: setup
+	$(BIN)/python shell/generate.py
 
 clean:
 	rm -rf .venv demo_output bench_work bench_results .pytest_cache .ruff_cache

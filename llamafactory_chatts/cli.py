@@ -18,6 +18,7 @@ VERBS = (
         "entries of dataset_info.json: add, list, remove, check",
         "llamafactory_chatts.verbs.dataset_info",
     ),
+    ("plan", "rows, steps, memory, time of a recipe before it runs", "llamafactory_chatts.verbs.plan"),
     ("doctor", "check this installation", "llamafactory_chatts.verbs.doctor"),
 )
 """Verb, help in one line, module with ``add_arguments(parser)`` and ``run(args) -> int``."""
@@ -55,7 +56,13 @@ def _run(argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verb.add_arguments(parser)
-    return verb.run(parser.parse_args(args.arguments))
+    try:
+        return verb.run(parser.parse_intermixed_args(args.arguments))  # key=value may stand behind an option
+    except TypeError as error:
+        if "parse_intermixed_args" not in str(error):  # argparse's word for a verb with verbs of its own
+            raise
+
+        return verb.run(parser.parse_args(args.arguments))
 
 
 def main(argv: list[str] | None = None) -> int:

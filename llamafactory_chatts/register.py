@@ -64,13 +64,27 @@ TABLE: tuple[Row, ...] = (
     ),
     _row("patch", "data.loader", "_get_preprocessed_dataset", "data_patches:count_overlong", "long rows counted"),
     _row("patch", "data.loader", "get_dataset", "base_checks:check_base_and_template", "wrong base named early"),
-    _row("subclass", "hparams.data_args", "DataArguments", "arguments:extend_data_arguments", "drop_overlong"),
+    _row(
+        "subclass",
+        "hparams.data_args",
+        "DataArguments",
+        "arguments:extend_data_arguments",
+        "drop_overlong, tokens_per_batch",
+    ),
+    _row(
+        "subclass",
+        "hparams.model_args",
+        "ModelArguments",
+        "memory:extend_model_arguments",
+        "offload_embedding, lm_head_8bit",
+    ),
+    _row("patch", "hparams.parser", "_verify_model_args", "memory:verify_savings", "their conflicts named early"),
     _row(
         "subclass",
         "hparams.finetuning_args",
         "FinetuningArguments",
         "arguments:extend_finetuning_arguments",
-        "timeseries_sft_lr, train_timeseries_modules, timeseries_tuning",
+        "timeseries_sft_lr, train_timeseries_modules, timeseries_tuning, loss_normalization",
     ),
     _row(
         "registry",
@@ -84,7 +98,18 @@ TABLE: tuple[Row, ...] = (
     _row("patch", "model.loader", "load_config", "loading:recognise_config", "found by its `ts` block"),
     _row("patch", "model.loader", "load_tokenizer", "loading:load_native_processor", "no code from the checkpoint"),
     _row("patch", "hparams.parser", "_check_extra_dependencies", "speed:go_on_without_liger", "one line, no stop"),
+    _row(
+        "patch",
+        "hparams.parser",
+        "get_train_args",
+        "train_arguments:adjust_train_arguments",
+        "what a recipe leaves open",
+    ),
+    _row(
+        "patch", "train.tuner", "_training_function", "preflight:check_before_start", "mistakes named before loading"
+    ),
     _row("patch", "model.loader", "apply_liger_kernel", "speed:apply_liger", "enable_liger_kernel works"),
+    _row("patch", "model.loader", "patch_config", "memory:ask_for_savings", "offload_embedding, lm_head_8bit work"),
     _row("patch", "model.loader", "load_model", "loading:prepare_model", "logits only where labels are"),
     *(
         _row("patch", module, f"{name}.{method}", f"optimizer:{function}", why)
@@ -94,6 +119,16 @@ TABLE: tuple[Row, ...] = (
             ("_get_learning_rate", "read_encoder_rate", "both rates read at the same moment"),
             ("log", "log_encoder_rate", "ts_encoder_learning_rate in the log"),
         )
+    ),
+    *(
+        _row("patch", "train.tuner", f"run_{stage}", "out_of_memory:explain_around_steps", "memory advice")
+        for stage in ("sft", "pt", "rm", "dpo", "kto")
+    ),
+    *(
+        _row(
+            "patch", module, f"{name}.training_step", "training_step:work_in_passes", "tokens_per_batch, memory advice"
+        )
+        for module, name in _TRAINERS.items()
     ),
     *(
         _row("patch", module, f"{_TRAINERS[module]}.__init__", "optimizer:count_labelled_tokens", "loss per token")

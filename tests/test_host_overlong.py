@@ -158,7 +158,8 @@ class TestPacking:
         rows = [row(i, [float((k * (i + 2)) % 13) for k in range(16 + i)]) for i in range(4)]
         write_dataset(rows, **columns("sft"))
         run = load_all(recipe(packing=True, cutoff_len=1024))
-        assert run.data_args.neat_packing and run.model_args.block_diag_attn
+        assert run.data_args.neat_packing
+        assert not run.model_args.block_diag_attn  # no `length x length` mask is built
         assert len(run.train) == 1
         run.model.eval()
         batch = collate(run, run.train)

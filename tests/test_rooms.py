@@ -20,15 +20,17 @@ ALLOWED = {
     "core": {"core"},
     "data": {"core", "data"},
     "evaluate": {"core", "data", "evaluate"},
+    "plan": {"core", "data", "plan"},
     "report": {"core", "report"},
     "model": {"core", "model"},
-    "host": {"core", "model", "host"},
+    "diagnose": {"core", "diagnose"},
+    "host": {"core", "model", "diagnose", "host"},
 }
 """The rooms that a room may import; a room that is not listed may import any but ``host``."""
 
 HOST_USERS = ("host/", "register.py", "verbs/")
 LLAMAFACTORY_USERS = ("host/", "register.py", "verbs/doctor")
-WITHOUT_TORCH = ("core/", "data/", "evaluate/", "report/")
+WITHOUT_TORCH = ("core/", "data/", "diagnose/", "evaluate/", "report/")
 HEAVY = {"torch", "transformers", "safetensors", "accelerate", "peft", "trl", "bitsandbytes", "deepspeed"}
 
 

@@ -77,7 +77,18 @@ PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
     ),
     "llamafactory.model.loader:_get_init_kwargs": ("model_args",),
     "llamafactory.hparams.parser:_check_extra_dependencies": ("model_args", "finetuning_args", "training_args"),
+    "llamafactory.hparams.parser:get_train_args": ("args",),
+    "llamafactory.hparams.parser:read_args": ("args",),
     "llamafactory.model.loader:apply_liger_kernel": ("config", "model_args", "is_trainable", "require_logits"),
+    "llamafactory.hparams.parser:_verify_model_args": ("model_args", "data_args", "finetuning_args"),
+    "llamafactory.model.loader:patch_config": ("config", "tokenizer", "model_args", "init_kwargs", "is_trainable"),
+    "transformers.modeling_utils:PreTrainedModel._load_pretrained_model": (
+        "model",
+        "state_dict",
+        "checkpoint_files",
+        "load_config",
+        "expected_keys",
+    ),
     "llamafactory.model.loader:load_config": ("model_args",),
     "llamafactory.model.loader:load_tokenizer": ("model_args",),
     "llamafactory.model.loader:load_model": (
@@ -104,6 +115,22 @@ PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
         "lora_conflict_keys",
     ),
     "llamafactory.extras.constants:register_model_group": ("models", "template", "multimodal"),
+    "llamafactory.train.sft.trainer:CustomSeq2SeqTrainer.training_step": (
+        "self",
+        "model",
+        "inputs",
+        "num_items_in_batch",
+    ),
+    **{
+        f"llamafactory.train.tuner:run_{stage}": (
+            *("model_args", "data_args", "training_args", "finetuning_args"),
+            *(("generating_args",) if stage == "sft" else ()),
+            "callbacks",
+        )
+        for stage in ("sft", "pt", "rm", "dpo", "kto")
+    },
+    "accelerate.state:GradientState._set_sync_gradients": ("self", "sync_gradients"),
+    "llamafactory.train.tuner:_training_function": ("config",),
     "llamafactory.train.kto.trainer:CustomKTOTrainer.forward": ("self", "model", "batch", "prefix"),
 }
 """Names we rely on with their parameters; a canary test compares them with the installed host."""

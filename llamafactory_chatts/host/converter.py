@@ -10,13 +10,13 @@ from llamafactory.data.converter import (
     SharegptDatasetConverter,
 )
 
-from .. import __version__
 from ..core.contract import COLUMN, TEMPLATE
 from ..core.errors import ChatTSError, shorten
 from ..core.placeholders import check_placeholders
 from ..core.series import as_series
 from ..core.series_files import inside, read_series_file
-from .lane import pack
+from .fingerprint import code_state, settings_of_rows
+from .lane import pack, read_arrow
 
 
 BASES = {
@@ -41,13 +41,14 @@ class ChatTSDatasetConverter(DatasetConverter):
     """
 
     def __init__(self, dataset_attr: Any, data_args: Any, files_state: str = "", answers: int = 0) -> None:
+        data_args = settings_of_rows(data_args)
         super().__init__(dataset_attr, data_args)
         self.base = BASES.get(dataset_attr.formatting, AlpacaDatasetConverter)(dataset_attr, data_args)
         self.column = getattr(dataset_attr, COLUMN, None)
         self.max_points = getattr(data_args, "_ts_max_points", None)
         self.files_state = files_state
         self.answers = answers
-        self.version = __version__  # a new release does not reuse an old cache
+        self.code = code_state()
 
     def __call__(self, example: dict[str, Any]) -> dict[str, Any]:
         """Convert one row.
@@ -56,7 +57,7 @@ class ChatTSDatasetConverter(DatasetConverter):
             ChatTSError: what is wrong with the row and what to change (file and row are the caller's to add).
         """
         answer = self.dataset_attr.response
-        if answer and not self.answers:
+        if answer and not self.answers and answer not in example:
             example = {answer: None, **example}  # prompts alone are enough to predict
 
         if answer and not isinstance(example.get(answer), (str, NoneType)):
@@ -110,8 +111,9 @@ class ChatTSDatasetConverter(DatasetConverter):
                 fix="Correct columns.timeseries of this entry in dataset_info.json",
             )
 
+        cell = read_arrow(example, self.column)
         series = []
-        for item in self._items(example[self.column]):
+        for item in self._items(example[self.column]) if cell is None else cell:
             if isinstance(item, str):
                 series += read_series_file(inside(self.data_args.media_dir, item))
             else:

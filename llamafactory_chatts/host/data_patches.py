@@ -11,6 +11,10 @@ from ..core.errors import ChatTSError, Problems
 from .compat import patch
 
 
+WRITTEN_ROWS = 64
+"""Rows held before they are written; the host's 1,000 are a gigabyte and more when each has 30 long series."""
+
+
 def add_converter(converter: Any, name: str) -> None:
     """Register ``formatting: chatts``. The class is imported when it is used: it derives from the host's."""
 
@@ -157,6 +161,7 @@ def convert_with_row_numbers(loader: Any, name: str) -> None:
             indices = dataset._indices  # file rows, when rows were sampled
             dataset = dataset.map(
                 rows,
+                writer_batch_size=WRITTEN_ROWS,
                 num_proc=data_args.preprocessing_num_workers,
                 load_from_cache_file=(not data_args.overwrite_cache) or (training_args.local_process_index != 0),
                 desc="Converting format of dataset",

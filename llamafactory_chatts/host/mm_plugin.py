@@ -9,7 +9,7 @@ from llamafactory.extras.constants import AUDIO_PLACEHOLDER
 from ..core.contract import PLACEHOLDER
 from ..core.errors import ChatTSError
 from ..core.placeholders import check_placeholders
-from ..core.series import encode, stack
+from ..core.series import encode_batch
 from ..model.processing_chatts import TimeSeriesProcessor
 from .lane import unpack
 
@@ -100,4 +100,4 @@ class ChatTSPlugin:
         A text-only batch needs no dummy input: the model lets its encoder take part in every step.
         """
         series = unpack(audios)
-        return {"timeseries": torch.from_numpy(stack([encode(item) for item in series]))} if series else {}
+        return {"timeseries": torch.from_numpy(encode_batch(series))} if series else {}

@@ -19,6 +19,7 @@ from llamafactory.extras import logging
 
 from ..core.contract import IGNORE_INDEX, TS_START
 from ..core.errors import ChatTSError
+from .fingerprint import code_state, settings_of_rows
 from .lane import NO_SERIES
 
 
@@ -57,6 +58,10 @@ class WholeRows:
 
     lengths: list[int]
     dropped: int
+
+    def __init__(self, template: Any, tokenizer: Any, processor: Any, data_args: Any) -> None:
+        super().__init__(template, tokenizer, processor, settings_of_rows(data_args))
+        self.code = code_state()
 
     def _encode_data_example(self, *args: Any, **kwargs: Any) -> tuple:
         limited = self.data_args

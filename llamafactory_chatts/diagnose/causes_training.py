@@ -1,0 +1,130 @@
+"""What goes wrong inside the training itself: numbers, shapes, host memory, workers."""
+
+from .causes import rule
+
+
+CAUSES = (
+    rule(
+        r"can't allocate memory: you tried to allocate (?P<size>\d+) bytes|"
+        r"DefaultCPUAllocator: not enough memory: you tried to allocate (?P<more>\d+) bytes",
+        lambda match: (
+            f"host memory ran out: {int(match['size'] or match['more']) / 2**30:.1f} GiB more could not be had"
+        ),
+        "Free memory (`free -g`, cgroup limit, `ulimit -v`); with ZeRO-3 every process loads the checkpoint: fewer "
+        "processes or llamafactory-cli with quantization_bit: 4; `lmf-chatts plan` predicts the need",
+    ),
+    rule(
+        r"MemoryError|std::bad_alloc|Cannot allocate memory|ArrowMemoryError|Unable to allocate [\d.]+ [KMG]iB",
+        "host memory ran out",
+        "Free memory (`free -g`, cgroup limit, `ulimit -v`); lower preprocessing_num_workers and "
+        "dataloader_num_workers; "
+        "`lmf-chatts plan` predicts the need",
+        needles=("std::bad_alloc", "Cannot allocate memory"),
+    ),
+    rule(
+        r"DataLoader worker \(pid[^)]*\) is killed by signal: Bus error|Unexpected bus error encountered in worker|"
+        r"insufficient shared memory|unable to (?:mmap|write to file|open shared memory object).*(?:shm|torch_)",
+        "shared memory (/dev/shm) is too small for the data loader's workers",
+        "Start the container with --shm-size=16g (or --ipc=host), or set dataloader_num_workers: 0",
+        needles=("Unexpected bus error encountered in worker",),
+    ),
+    rule(
+        r"DataLoader worker \(pid\(?s?\)? ?(?P<pid>[\d, ]+)\) (?:is killed by signal: (?P<signal>[\w ]+?)\.|"
+        r"exited unexpectedly)",
+        lambda match: (
+            f"data loader worker {match['pid']} was ended from outside"
+            + (f" (signal: {match['signal']})" if match["signal"] else "")
+        ),
+        "`dmesg -T | grep -iE 'oom|killed process'` shows whether the kernel did it; lower "
+        "dataloader_num_workers, or 0 to "
+        "see the worker's own error",
+    ),
+    rule(
+        r"ConnectionResetError|ConnectionRefusedError|EOFError|BrokenPipeError",
+        "a worker process on this machine (data loader or preprocessing) ended while its result was being fetched",
+        "`dmesg -T | grep -iE 'oom|killed process'` shows whether the kernel did it; lower dataloader_num_workers and "
+        "preprocessing_num_workers, or 0 to see the worker's own error",
+        "likely",
+        frame=r"/multiprocessing/",
+    ),
+    rule(
+        r"One of the subprocesses has abruptly died during map operation",
+        "a worker of the preprocessing was ended from outside or crashed",
+        "`dmesg -T | grep -iE 'oom|killed process'` shows whether the kernel did it; set "
+        "preprocessing_num_workers: 1 to "
+        "see the worker's own error",
+    ),
+    rule(
+        r"Current loss scale already at minimum",
+        "fp16 overflows at every step: gradients are NaN or infinite, and DeepSpeed cannot lower the loss scale "
+        "further",
+        "Use bf16: true where the card has it; else a lower learning_rate, warmup_ratio: 0.1 and max_grad_norm: "
+        "1.0; check "
+        "the series for extreme values with `lmf-chatts check`",
+        needles=("Current loss scale already at minimum",),
+    ),
+    rule(
+        r"Attempting to unscale FP16 gradients",
+        "weights that are trained are stored in fp16, where fp16: true wants them in fp32",
+        "Remove pure_bf16/upcast settings that keep trained weights in 16 bit, or use bf16: true; with LoRA the "
+        "adapter "
+        "stays in fp32 by itself",
+    ),
+    rule(
+        r"probability tensor contains either `inf`, `nan` or element < 0",
+        "the model's output is NaN or infinite while it generates",
+        "The weights diverged: look for the first nan in the training log and lower learning_rate; or use bf16 "
+        "in place of "
+        "fp16",
+    ),
+    rule(
+        r"Please correct the following DeepSpeed config values that mismatch TrainingArguments "
+        r"values:(?P<what>[\s\S]*?)"
+        r"(?:The easiest|$)",
+        "the DeepSpeed file contradicts the recipe: {what}",
+        'Write "auto" for these values in the DeepSpeed JSON',
+    ),
+    rule(
+        r"Check batch related parameters\. train_batch_size is not equal to micro_batch_per_gpu",
+        "the batch sizes in the DeepSpeed file contradict each other",
+        'Write "auto" for train_batch_size, train_micro_batch_size_per_gpu and gradient_accumulation_steps',
+    ),
+    rule(
+        r"Expected a string path to an existing deepspeed config, or a dictionary, or a base64 encoded string\.[^:]*: "
+        r"(?P<file>\S+)|DeepSpeedConfigError: (?P<what>.+)",
+        lambda match: f"DeepSpeed's configuration cannot be used: {match['what'] or match['file'] + ' is not there'}",
+        "Correct `deepspeed:` in the recipe; examples/deepspeed holds files that work",
+    ),
+    rule(
+        r"size mismatch for (?P<name>[\w.]+): copying a param with shape (?P<has>torch\.Size\(\[[^\]]*\]\)) from "
+        r"checkpoint, "
+        r"the shape in current model is (?P<wants>torch\.Size\(\[[^\]]*\]\))",
+        "adapter or checkpoint belong to another base: {name} is {has} there and {wants} here",
+        "Give the base that the adapter was trained on (base_model_name_or_path in its adapter_config.json) and "
+        "the same "
+        "lora_rank",
+    ),
+    rule(
+        r"element 0 of tensors does not require grad",
+        "nothing that is trained takes part in the loss",
+        "Check finetuning_type, lora_target and the freeze keys; set use_reentrant_gc: false with gradient "
+        "checkpointing",
+    ),
+    rule(
+        r"Expected to have finished reduction in the prior iteration",
+        "DDP: some trained parameters got no gradient in one process",
+        "Set ddp_find_unused_parameters: true",
+    ),
+    rule(
+        r"mark a variable ready only once",
+        "DDP with reentrant gradient checkpointing uses a parameter twice",
+        "Set use_reentrant_gc: false, or ddp_find_unused_parameters: false",
+    ),
+    rule(
+        r"RecursionError: ",
+        "a recursion did not end",
+        "The frame named above repeats itself; report it with the log",
+        "likely",
+        general=True,
+    ),
+)

@@ -1,0 +1,89 @@
+"""The rules for a recipe, and the run over them: mistakes that are found before anything is loaded."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from ..core.errors import shorten
+from .finding import Finding, worst_first
+from .recipe_checks_chatts import chatts_contradictions, remote_code, unknown_layers
+from .recipe_checks_files import (
+    adapters_and_checkpoints,
+    base_folder,
+    datasets,
+    kind_of_file,
+    output_folder,
+    template_of_base,
+)
+from .recipe_checks_keys import unknown_keys, wrong_values
+from .recipe_checks_launch import (
+    checkpointing_names,
+    data_parallel_checkpointing,
+    deepspeed_file,
+    packages,
+    precision_of_card,
+    quantised_and_sharded,
+    reporters,
+)
+from .recipe_checks_method import contradictions, numbers_out_of_range
+from .recipe_checks_run import nothing_to_do, reference_model, steps_and_saves
+from .recipe_context import Context
+from .recipe_reading import Recipe
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule: what it looks at (in the order of the output), its function, and whether it can find errors."""
+
+    subject: str
+    find: Callable[[Context], Iterable[Finding]]
+    errors: bool = True
+
+
+RULES: tuple[Rule, ...] = (
+    Rule("recipe", kind_of_file),
+    Rule("keys", unknown_keys),
+    Rule("values", wrong_values),
+    Rule("numbers", numbers_out_of_range),
+    Rule("what to do", nothing_to_do),
+    Rule("base", base_folder),
+    Rule("template", template_of_base),
+    Rule("adapters", adapters_and_checkpoints),
+    Rule("layers", unknown_layers),
+    Rule("datasets", datasets),
+    Rule("output", output_folder),
+    Rule("contradictions", contradictions),
+    Rule("ChatTS", chatts_contradictions),
+    Rule("precision", precision_of_card),
+    Rule("DDP", data_parallel_checkpointing),
+    Rule("checkpointing", checkpointing_names),
+    Rule("DeepSpeed", deepspeed_file),
+    Rule("4-bit and ZeRO-3", quantised_and_sharded, errors=False),
+    Rule("packages", packages),
+    Rule("report_to", reporters),
+    Rule("reference model", reference_model, errors=False),
+    Rule("steps", steps_and_saves, errors=False),
+    Rule("remote code", remote_code, errors=False),
+)
+
+
+def check_recipe(recipe: Recipe, at_start: bool = False) -> list[Finding]:
+    """Return what is wrong with a recipe, errors first. Imports neither torch nor the host, loads no model.
+
+    Args:
+        recipe: see :func:`recipe_reading.read_recipe`.
+        at_start: called inside a starting training: only errors are looked for, and only what a file or a key shows.
+    """
+    context = Context(recipe, at_start)
+    found: list[Finding] = []
+    for rule in RULES:
+        if at_start and not rule.errors:
+            continue
+
+        try:
+            found += rule.find(context)
+        except Exception as error:  # a rule that fails must not hide what the others found
+            what = f"this check failed ({type(error).__name__}: {shorten(error)})"
+            found.append(Finding("note", rule.subject, what, fix="Please report it"))
+
+    found = list(dict.fromkeys(found))  # a list of keys and a list of rules may name the same
+    return [one for one in found if one.level == "error"] if at_start else worst_first(found)

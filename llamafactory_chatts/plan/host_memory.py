@@ -1,0 +1,106 @@
+"""Host memory of a node while a run loads and trains, by the way it is launched.
+
+The plug-in's own loader reads one tensor at a time and maps no file (``model/weight_files.py``), so the size of the
+checkpoint counts only where weights stay in host memory: on a machine without a GPU, or offloaded by DeepSpeed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..core.memory import GIB
+from .activations import Pass
+from .base_model import BaseModel
+from .machine import Machine
+from .recipe import Recipe
+from .strategy import Strategy
+from .trained import count_trained, state_bytes
+
+
+PROCESS = 2.2
+"""GiB of a training process on a GPU: Python, PyTorch with CUDA's libraries, transformers (H200, torch 2.11)."""
+
+PROCESS_CPU = 0.96
+"""GiB of the same without a GPU, the dataset loaded (0.88 after the imports)."""
+
+WORKERS, WORKER = 2, 16 * 2**20
+"""Data loader workers where a recipe leaves them open (the host room's ``dataloading``; a test compares them), and the
+bytes that one takes for itself; the rest it shares with its process."""
+
+BUFFERS = 4 * 32 * 2**20
+"""Bytes of the buffers between a file and a GPU: 32 MiB for each of four loading threads."""
+
+BUCKET = 5 * 10**8
+"""Gradients that DeepSpeed collects before it reduces them, where its file does not say otherwise."""
+
+
+@dataclass(frozen=True)
+class HostMemory:
+    """Bytes of one node, all its processes together.
+
+    Attributes:
+        parts: name -> bytes.
+        launcher: how the processes are started.
+    """
+
+    parts: Mapping[str, float]
+    launcher: str
+
+    @property
+    def total(self) -> float:
+        return sum(self.parts.values())
+
+
+def launcher_of(machine: Machine, strategy: Strategy) -> str:
+    """Return how a run is started: what ``llamafactory-cli train`` does with as many cards, or deepspeed."""
+    nodes = f" on each of {machine.nodes} nodes" if machine.nodes > 1 else ""
+    if strategy.stage:
+        return f"deepspeed or torchrun, {machine.count} processes{nodes}, {strategy.name}"
+
+    if machine.world == 1:
+        return "llamafactory-cli, 1 process"
+
+    return f"llamafactory-cli or torchrun, {machine.count} processes{nodes}, DDP"
+
+
+def estimate_host(
+    recipe: Recipe, base: BaseModel, machine: Machine, strategy: Strategy, work: Pass, gpu: bool = True
+) -> HostMemory:
+    """Estimate the host memory of one node.
+
+    Args:
+        recipe, base, machine, strategy: of the run.
+        work: the largest pass.
+        gpu: False for a run on processors, where everything is in host memory.
+    """
+    world, count = machine.world, machine.count
+    share = 1 / world if strategy.stage == 3 else 1.0
+    half = recipe["bf16"] or recipe["fp16"]
+    element = (2.0 if half else 4.0) if strategy.stage else float(base.element)
+    trained = count_trained(recipe, base)
+    parts = {"processes": count * (PROCESS if gpu else PROCESS_CPU) * GIB}
+    workers = recipe.given.get("dataloader_num_workers", WORKERS if gpu and not recipe["streaming"] else 0)
+    parts["data loader"] = count * int(workers) * float(WORKER)
+    if gpu and strategy.stage == 3:  # rank 0 reads a tensor, every rank of the node gathers it on its GPU
+        parts["loading"] = float(max(base.embedding, *(a * b for a, b in base.linear.values())) * base.element)
+    elif gpu:
+        parts["loading"] = count * float(BUFFERS)
+
+    if gpu and recipe["offload_embedding"]:
+        parts["embedding"] = count * float(base.embedding * base.element)
+
+    if not gpu or strategy.offload_param:
+        parts["weights"] = (base.total * element + trained.adapter * 4.0) * share * count
+
+    if not gpu or strategy.offload_optimizer:
+        kept = (4.0 if half or strategy.stage else 0.0) + state_bytes(str(recipe["optim"]), 4) + 4.0  # and gradients
+        parts["optimizer"] = trained.total * kept * (count / world if strategy.stage else count)
+
+    if not gpu and strategy.stage == 3:  # gathered weights and the buffer they come in, gradients to be reduced
+        gathered = 2 * min(strategy.live, base.total) * element
+        parts["workspace"] = count * (gathered + min(BUCKET, trained.total) * element)
+
+    if recipe["use_unsloth_gc"] and not recipe["disable_gradient_checkpointing"]:
+        states = base.shape.num_hidden_layers * work.tokens * base.shape.hidden_size * 2.0
+        parts["checkpoints in host memory"] = count * states
+
+    return HostMemory({name: size for name, size in parts.items() if size}, launcher_of(machine, strategy))

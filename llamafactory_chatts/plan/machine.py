@@ -1,0 +1,160 @@
+"""The machine that a run is planned for: its cards, how many, and the host memory beside them."""
+
+import functools
+import json
+import re
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..core.errors import ChatTSError
+
+
+@dataclass(frozen=True)
+class Card:
+    """A kind of GPU. Fields as ``cards.json`` explains them; None where a figure is not known."""
+
+    name: str
+    gib: float
+    bf16: bool | None = None
+    capability: float | None = None
+    tflops: float | None = None
+    gbps: float | None = None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One node, or several equal ones.
+
+    Attributes:
+        card: None: not known, nothing is judged.
+        count: cards of a node, one process each.
+        nodes: of the run.
+        ram: GiB of host memory of a node; None: not known.
+    """
+
+    card: Card | None = None
+    count: int = 1
+    nodes: int = 1
+    ram: float | None = None
+
+    @property
+    def world(self) -> int:
+        """Processes of the run."""
+        return self.count * self.nodes
+
+    def __str__(self) -> str:
+        if self.card is None:
+            return "no card given"
+
+        text = f"{self.card.name} ({self.card.gib:.1f} GiB)" + (f" x{self.count}" if self.count > 1 else "")
+        text += f", {self.nodes} nodes" if self.nodes > 1 else ""
+        return text + (f", {self.ram:.0f} GiB host memory" if self.ram else "")
+
+
+@functools.cache
+def known_cards() -> tuple[tuple[Card, tuple[str, ...]], ...]:
+    """Return the table of cards: (card, its short names)."""
+    rows = json.loads(Path(__file__).with_name("cards.json").read_text())["cards"]
+    return tuple((Card(**{k: v for k, v in row.items() if k != "names"}), tuple(row["names"])) for row in rows)
+
+
+def _squeeze(text: str) -> str:
+    """Return a name without what tables and people disagree on: ``NVIDIA GeForce RTX 2080 Ti`` -> ``rtx2080ti``."""
+    text = re.sub(r"nvidia|geforce|tesla|pcie|sxm\d*|hbm\d*e?|nvl|[\s-]\d+\s*gi?b\b", "", text.lower())
+    return re.sub(r"[^a-z0-9]", "", text)
+
+
+def find_card(name: str) -> Card:
+    """Return the card that a name stands for, as people or ``nvidia-smi`` write it.
+
+    Raises:
+        ChatTSError: not in the table.
+    """
+    wanted, size = _squeeze(name), re.search(r"(\d+)\s*gi?b", name.lower())
+    hits = [
+        (len(short), card)
+        for card, names in known_cards()
+        for short in names
+        if re.search(rf"{short}(?![0-9])", wanted)
+    ]
+    if hits:
+        best = [card for length, card in hits if length == max(hits, key=lambda hit: hit[0])[0]]
+        return min(best, key=lambda card: abs(card.gib - float(size[1]))) if size else best[0]
+
+    names = ", ".join(card.name for card, _ in known_cards())
+    raise ChatTSError(
+        f"{name!r} is not in the table of cards", where="--gpu", fix=f"Use one of: {names}; or give --vram GIB"
+    )
+
+
+def parse_gpu(text: str) -> tuple[Card, int]:
+    """Return card and number for ``RTX 2080 Ti x2``, ``2x RTX 3090`` or ``H100``.
+
+    Raises:
+        ChatTSError: an unknown card, or a number below 1.
+    """
+    count, name = 1, text.strip()
+    for pattern in (r"^(?P<name>.*\S)\s+[x*]\s*(?P<count>\d+)$", r"^(?P<count>\d+)\s*[x*]\s*(?P<name>\S.*)$"):
+        found = re.match(pattern, name, re.IGNORECASE)
+        if found:
+            count, name = int(found["count"]), found["name"]
+            break
+
+    if count < 1:
+        raise ChatTSError(f"{count} cards", where="--gpu", fix='Write it as "RTX 2080 Ti x2"')
+
+    return find_card(name), count
+
+
+def choose_machine(gpu: str | None, vram: float | None, ram: float | None, nodes: int = 1) -> Machine:
+    """Return the machine that was asked for, or else the one this program runs on.
+
+    Args:
+        gpu: name and number of the cards.
+        vram: GiB of a card; alone it stands for one unknown card, beside ``gpu`` it replaces the table's figure.
+        ram: GiB of host memory of a node.
+        nodes: of the run.
+
+    Raises:
+        ChatTSError: an unknown card or a figure that is none.
+    """
+    for key, value in (("--vram", vram), ("--ram", ram), ("--nodes", nodes)):
+        if value is not None and not 0 < value < 1e6:
+            raise ChatTSError(f"{value:g} is no size", where=key, fix="Write GiB, as in --vram 11 --ram 46")
+
+    if gpu is not None:
+        card, count = parse_gpu(gpu)
+        return Machine(replace(card, gib=vram) if vram else card, count, nodes, ram)
+
+    if vram is not None:
+        return Machine(Card(f"{vram:g} GiB card", vram), 1, nodes, ram)
+
+    card, count = _own_cards()
+    return Machine(card, count, nodes, ram or (_own_ram() if card else None))
+
+
+def _own_cards() -> tuple[Card | None, int]:
+    """Return what ``nvidia-smi`` finds here; (None, 1) without it."""
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    with suppress(OSError, subprocess.SubprocessError, ValueError):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        rows = [line.rsplit(",", 1) for line in done.stdout.strip().splitlines()]
+        if rows:
+            name, mebibytes = rows[0][0].strip(), float(rows[0][1])
+            try:
+                return find_card(name), len(rows)
+            except ChatTSError:
+                return Card(name, round(mebibytes / 1024 * 0.985, 2)), len(rows)
+
+    return None, 1
+
+
+def _own_ram() -> float | None:
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemTotal:"):
+                return int(line.split()[1]) / 2**20
+
+    return None

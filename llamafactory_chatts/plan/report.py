@@ -1,0 +1,234 @@
+"""A plan for people (text for a terminal) and for programs (a dict)."""
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from ..core.memory import GIB
+from .advice import Advice
+from .estimate import Plan
+
+
+BARS, WIDTH = 12, 40
+"""Lines of the histogram, and its longest bar."""
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it: ``48 s``, ``12 min``, ``3 h 20 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def histogram(tokens: np.ndarray, limit: int, block: str = "#") -> list[str]:
+    """Return the lengths of rows as bars, one line each; lines above ``limit`` are marked.
+
+    Args:
+        tokens: of each row.
+        limit: tokens that a row may have.
+        block: character of a bar.
+    """
+    low, high = int(tokens.min()), int(tokens.max())
+    step = max(1, -(-(high - low + 1) // BARS))
+    edges = np.arange(low, high + step + 1, step)
+    counts, _ = np.histogram(tokens, bins=edges)
+    most, wide = counts.max(), len(str(high + step))
+    lines = []
+    for start, number in zip(edges, counts):
+        bar = block * (max(1, round(WIDTH * number / most)) if number else 0)
+        mark = "  over cutoff_len" if start > limit else ""
+        lines.append(f"  {start:>{wide}} to {start + step - 1:>{wide}}  {bar:<{WIDTH}} {_count(number)}{mark}")
+
+    return lines
+
+
+def as_dict(plan: Plan, advice: list[Advice]) -> dict[str, Any]:
+    """Return a plan as plain values; memory in GiB, time in seconds."""
+    rows, steps, gpu, host = plan.rows, plan.steps, plan.gpu, plan.host
+    tokens = rows.rows.tokens
+    quantiles = {f"p{q}": int(np.percentile(tokens, q)) for q in (5, 50, 95, 99)}
+    card = plan.machine.card
+    return {
+        "recipe": str(plan.recipe.path),
+        "base": {"name": plan.base.name, "parameters": plan.base.total},
+        "machine": {
+            "card": card.name if card else None,
+            "card_gib": card.gib if card else None,
+            "cards": plan.machine.count,
+            "nodes": plan.machine.nodes,
+            "ram_gib": plan.machine.ram,
+        },
+        "rows": {
+            "datasets": rows.rows.parts,
+            "total": len(rows.rows),
+            "trained_on": len(rows.samples),
+            "validation": rows.validation,
+            "overlong": rows.overlong,
+            "unusable": rows.rows.unusable_total,
+            "packed": len(rows.packs) if rows.packs is not None else None,
+            "exact": rows.rows.exact,
+        },
+        "tokens": {
+            "shortest": int(tokens.min()),
+            "mean": float(tokens.mean()),
+            "longest": int(tokens.max()),
+            **quantiles,
+            "per_epoch": int(rows.samples.tokens.sum()),
+            "labelled_per_epoch": int(rows.samples.labelled.sum()),
+            "patches_per_epoch": int(rows.samples.patches.sum()),
+        },
+        "steps": {
+            "total": steps.total,
+            "per_epoch": steps.per_epoch,
+            "epochs": steps.epochs,
+            "by_max_steps": steps.by_max_steps,
+            "global_batch": steps.global_batch,
+            "last_of_epoch": steps.last,
+            "passes_per_step": plan.passes,
+            "tokens_of_largest_pass": plan.largest.tokens,
+        },
+        "gpu_gib": {
+            "peak": gpu.peak / GIB,
+            "outside_pytorch": gpu.outside / GIB,
+            "needed": gpu.needed / GIB,
+            "moment": gpu.moment,
+            "parts": {name: size / GIB for name, size in gpu.parts.items()},
+            "at_another_moment": {name: size / GIB for name, size in gpu.elsewhere.items()},
+        },
+        "host_gib": {
+            "launcher": host.launcher,
+            "total": host.total / GIB,
+            "parts": {name: size / GIB for name, size in host.parts.items()},
+        },
+        "fits": plan.fits,
+        "seconds": plan.time.seconds if plan.time else None,
+        "samples_per_second": plan.time.samples_per_second if plan.time else None,
+        "speed_source": plan.time.source if plan.time else None,
+        "advice": [
+            {"level": item.level, "topic": item.topic, "text": item.text, "changes": item.changes} for item in advice
+        ],
+    }
+
+
+def as_text(plan: Plan, advice: list[Advice]) -> str:
+    """Return a plan as lines for a terminal."""
+    sections = [_head(plan), _rows(plan), _steps(plan), _gpu(plan), _host(plan), _time(plan), _advice(advice)]
+    return "\n".join("\n".join(lines) for lines in sections if lines)
+
+
+def _head(plan: Plan) -> list[str]:
+    recipe = plan.recipe
+    method = f"{recipe['finetuning_type']}"
+    method += f", {recipe['quantization_bit']}-bit weights" if recipe["quantization_bit"] else ""
+    return [
+        f"{recipe.path}: {plan.base.name} ({plan.base.total / 1e9:.2f} billion parameters), {method}",
+        f"on {plan.machine}",
+    ]
+
+
+def _rows(plan: Plan) -> list[str]:
+    rows, recipe = plan.rows, plan.recipe
+    tokens = rows.rows.tokens
+    parts = ", ".join(f"{name} {_count(number)}" for name, number in rows.rows.parts.items())
+    lines = ["", f"rows     {_count(len(rows.rows))} ({parts})"]
+    notes = [f"{_count(rows.validation)} kept for evaluation"] if rows.validation else []
+    notes.append(f"{_count(rows.overlong)} over cutoff_len {recipe['cutoff_len']}")
+    lines.append(f"         {', '.join(notes)}; trained on {_count(len(rows.samples))}")
+    if rows.packs is not None:
+        lines[-1] += f", packed into {_count(len(rows.packs))}"
+
+    if rows.rows.unusable_total:
+        lines.append(f"         {rows.rows.unusable_total} cannot be used:")
+        lines += [f"           {text}" for text in rows.rows.unusable]
+
+    patches = rows.rows.patches.sum() / max(tokens.sum(), 1)
+    lines.append(
+        f"tokens   {_count(tokens.min())} to {_count(tokens.max())} a row, mean {_count(tokens.mean())}, "
+        f"median {_count(np.median(tokens))}; {patches:.0%} are patches of series"
+    )
+    if not rows.rows.exact:
+        lines.append(
+            "         estimated: the base is not on this machine, so there is no tokenizer (series are exact)"
+        )
+
+    if rows.rows.approximate:
+        lines.append(f"         estimated for {rows.rows.approximate} rows with tool calls")
+
+    utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
+    return lines + histogram(tokens, recipe.limit, "█" if utf8 else "#")
+
+
+def _steps(plan: Plan) -> list[str]:
+    steps, recipe = plan.steps, plan.recipe
+    why = "max_steps" if steps.by_max_steps else f"{recipe['num_train_epochs']:g} epochs"
+    lines = ["", f"steps    {_count(steps.total)} ({why}; {_count(steps.per_epoch)} an epoch)"]
+    rows = "packed rows" if plan.rows.packs is not None else "rows"
+    text = f"{steps.global_batch} {rows} each = {steps.batch} x {steps.accumulation} accumulated"
+    text += f" x {steps.world} processes" if steps.world > 1 else ""
+    if recipe["tokens_per_batch"] is not None:
+        text += f", in about {plan.passes:.1f} passes of up to {recipe['tokens_per_batch']} tokens"
+
+    lines.append(f"         {text}")
+    if steps.last != steps.global_batch:
+        lines.append(f"         the last step of an epoch: {steps.last}")
+
+    return lines
+
+
+def _gpu(plan: Plan) -> list[str]:
+    gpu = plan.gpu
+    lines = [
+        "",
+        f"GPU memory, one card, at the peak ({gpu.moment}; largest pass {_count(plan.largest.tokens)} tokens)",
+    ]
+    for name, size in gpu.parts.items():
+        more = gpu.elsewhere.get(name)
+        if size >= GIB / 200 or more:
+            note = f"   ({more / GIB:.2f} at another moment)" if more else ""
+            lines.append(f"  {name:<24}{size / GIB:>8.2f} GiB{note}")
+
+    lines.append(f"  {'PyTorch, reserved':<24}{gpu.peak / GIB:>8.2f} GiB")
+    lines.append(f"  {'CUDA beside PyTorch':<24}{gpu.outside / GIB:>8.2f} GiB")
+    card = plan.machine.card
+    verdict = ""
+    if card is not None:
+        room = plan.room / GIB
+        verdict = f"   of {card.gib:.2f}: " + (f"fits, {room:.1f} left" if room >= 0 else f"{-room:.1f} too much")
+
+    lines.append(f"  {'needed':<24}{gpu.needed / GIB:>8.2f} GiB{verdict}")
+    return lines
+
+
+def _host(plan: Plan) -> list[str]:
+    host, ram = plan.host, plan.machine.ram
+    lines = ["", f"host memory of a node while loading and training ({host.launcher})"]
+    lines += [f"  {name:<24}{size / GIB:>8.2f} GiB" for name, size in host.parts.items() if size >= GIB / 200]
+    verdict = ""
+    if ram is not None:
+        verdict = f"   of {ram:.0f}: " + ("fits" if plan.host_room >= 0 else f"{-plan.host_room / GIB:.1f} too much")
+
+    lines.append(f"  {'needed':<24}{host.total / GIB:>8.2f} GiB{verdict}")
+    return lines
+
+
+def _time(plan: Plan) -> list[str]:
+    if plan.time is None:
+        return ["", "time     not estimated: give --gpu, or a measured --speed"]
+
+    speed = plan.time.samples_per_second
+    return ["", f"time     {duration(plan.time.seconds)} at {speed:.2g} rows/s ({plan.time.source})"]
+
+
+def _advice(advice: list[Advice]) -> list[str]:
+    if not advice:
+        return ["", "advice   none: nothing stands out"]
+
+    marks = {"error": "ERROR", "change": "better", "note": "note"}
+    return ["", "advice", *(f"  {marks[item.level]:<7} {item}" for item in advice)]

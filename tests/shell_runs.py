@@ -1,0 +1,129 @@
+"""Steps of the launcher tests: a machine made of stand-ins, and what a launcher left behind."""
+
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
+PROGRAMS = ("llamafactory-cli", "torchrun", "deepspeed", "lmf-chatts")
+KEEP = ("PATH", "HOME", "LANG", "HF_HUB_OFFLINE", "HF_DATASETS_CACHE", "TMPDIR")
+NVIDIA_SMI = "printf '0\\n1\\n2\\n3\\n'"
+
+
+def write_program(folder: Path, name: str, body: str) -> None:
+    """Write an executable bash script."""
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(f"#!/usr/bin/env bash\n{body}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+class Machine:
+    """A machine with four GPUs on which training programs are stand-ins.
+
+    ``trains`` is what every training program does, a piece of bash.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.bin, self.out = folder, folder / "bin", folder / "out"
+        self.programs("echo trained: $*")
+        write_program(self.bin, "lmf-chatts", "exit 0")
+        write_program(self.bin, "nvidia-smi", NVIDIA_SMI)
+
+    def programs(self, trains: str) -> None:
+        for name in PROGRAMS[:3]:
+            write_program(self.bin, name, trains)
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        kept = {key: os.environ[key] for key in KEEP if key in os.environ}
+        mine = {
+            "OUTPUT": str(self.out),
+            "OUTPUT_ROOT": str(self.folder / "jobs"),
+            "PATH": f"{self.bin}:{kept['PATH']}",
+        }
+        return {**kept, **mine, **variables}
+
+    def start(self, script: str, *words: str, **variables: str) -> subprocess.Popen:
+        """Start a script of shell/ and return at once."""
+        command = [ROOT / "shell" / script, *words]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+        return subprocess.Popen(
+            command, env=self.environment(**variables), text=True, errors="replace", cwd=self.folder, **pipes
+        )
+
+    def run(self, script: str, *words: str, timeout: float = 60, **variables: str) -> tuple[int, str]:
+        """Return exit code and output of a script of shell/."""
+        process = self.start(script, *words, **variables)
+        printed, _ = process.communicate(timeout=timeout)
+        return process.returncode, printed
+
+    @property
+    def log(self) -> Path:
+        return self.out.with_suffix(".log")
+
+    @property
+    def pid_file(self) -> Path:
+        return self.out.with_suffix(".pid")
+
+
+def lines_of(log: Path) -> list[str]:
+    """Return the lines of a log without their times; each must have one."""
+    found = log.read_text(errors="replace").splitlines()
+    assert all(STAMP.match(line) for line in found), found
+    return [STAMP.sub("", line) for line in found]
+
+
+def last_line(log: Path) -> str:
+    return lines_of(log)[-1] if log.exists() and log.stat().st_size else ""
+
+
+def wait_for(condition, seconds: float = 30.0):
+    """Return the first true value of ``condition()``."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+
+        time.sleep(0.05)
+
+    raise AssertionError(f"not within {seconds} s")
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs; one that only waits to be collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def marked(folder: Path) -> list[int]:
+    """Return the processes of all runs whose PID files lie below a folder."""
+    mark, found = f"CHATTS_RUN={folder}/".encode(), []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+
+        if any(word.startswith(mark) for word in words):
+            found.append(int(path.parent.name))
+
+    return found
+
+
+def end_all(folder: Path) -> None:
+    """End what a failed test left running."""
+    for pid in marked(folder):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
