@@ -35,7 +35,7 @@ def default_workers(
     from llamafactory.extras import logging
 
     workers, why = choose_workers(training_args.device.type)
-    logger = logging.get_logger(__name__)
+    logger = logging.get_logger()
     if not workers:
         logger.info_rank0(f"ChatTS: batches are made between the steps, {why}. Set by dataloader_num_workers.")
         return
