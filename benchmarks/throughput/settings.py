@@ -8,10 +8,12 @@ SHAPES = {
            "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 12288, "vocab_size": 151936},
     "14b": {"kind": "qwen2", "hidden_size": 5120, "num_hidden_layers": 48, "num_attention_heads": 40,
             "num_key_value_heads": 8, "intermediate_size": 13824, "vocab_size": 152064},
+    "1b": {"kind": "qwen3", "hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 16,
+           "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 6144, "vocab_size": 151936},
     "tiny": {"kind": "qwen3", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
              "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 128, "vocab_size": 4096},
 }  # fmt: skip
-"""Published shapes of ChatTS-8B and ChatTS-14B, and a tiny one for a machine without a GPU."""
+"""Published shapes of ChatTS-8B and ChatTS-14B, a small one, and a tiny one for a machine without a GPU."""
 
 
 def _batch(rows: int, accumulated: int, **changes) -> dict:
