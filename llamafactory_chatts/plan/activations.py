@@ -64,6 +64,15 @@ def activation_element(recipe: Recipe, base: BaseModel) -> int:
     return 2 if recipe["bf16"] or recipe["fp16"] or recipe["pure_bf16"] or base.element == 2 else 4
 
 
+def copies_weights(recipe: Recipe, base: BaseModel, strategy: Strategy) -> bool:
+    """Tell whether autocast computes in float16 with weights that are loaded in bfloat16.
+
+    LLaMA-Factory loads the dtype of the checkpoint. Weights outside of the 4-bit layers are then copied for each pass,
+    and what runs between the layers is float32, the common type of both. DeepSpeed casts the model instead.
+    """
+    return bool(recipe["fp16"]) and base.dtype == "bfloat16" and not strategy.stage
+
+
 def estimate_pass(
     recipe: Recipe, base: BaseModel, machine: Machine, strategy: Strategy, trained: Trained, work: Pass
 ) -> Activations:
@@ -71,19 +80,25 @@ def estimate_pass(
     element, pairs = activation_element(recipe, base), 2 if recipe["stage"] in ("dpo", "rm") else 1
     tokens, hidden = work.tokens * pairs, base.shape.hidden_size
     scores, scores_working = _attention_scores(recipe, base, machine, work, element)
-    state = float(tokens * hidden * element)
+    copies = copies_weights(recipe, base, strategy)
+    between = 4 if copies else element
+    state = float(tokens * hidden * between)
+    encoder = work.patches * pairs * _encoder_per_patch(recipe, base, element) + copies * base.encoder * 2.0
     return Activations(
         state=state,
-        layer=tokens * kept_per_token(recipe, base, trained.targets, element) + scores * pairs,
+        layer=tokens * kept_per_token(recipe, base, trained.targets, element, between) + scores * pairs,
         working=tokens * working_per_token(recipe, base, element) + scores_working,
-        around=2 * state + work.patches * pairs * _encoder_per_patch(recipe, base, element),
+        around=2 * state + encoder,
         logits=_logits(recipe, base, strategy, work, element),
     )
 
 
-def kept_per_token(recipe: Recipe, base: BaseModel, targets: frozenset[str], element: int = 2) -> float:
+def kept_per_token(
+    recipe: Recipe, base: BaseModel, targets: frozenset[str], element: int = 2, between: int = 2
+) -> float:
     """Return the bytes that one decoder layer keeps for one token until its backward pass.
 
+    ``element`` and ``between`` are the bytes of a value inside of a layer and between layers.
     Counted are the tensors that autograd saves: of a norm its input (in float32 with PyTorch's own), of attention
     queries, keys, values and output, of SwiGLU both inputs (and the activated one with PyTorch's own), and the input
     of a linear layer only where its weights, or an adapter on it, are trained.
@@ -91,7 +106,7 @@ def kept_per_token(recipe: Recipe, base: BaseModel, targets: frozenset[str], ele
     shape, liger = base.shape, recipe["enable_liger_kernel"]
     hidden, inner = shape.hidden_size, shape.intermediate_size
     queries, keys = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
-    norm = element if liger else 4
+    norm = max(element, between) if liger else 4
     kept = 2 * hidden * norm + (queries + keys) * norm * base.qwen3
     kept += (2 * queries + 2 * keys) * element + 4 * shape.num_attention_heads
     kept += (2 if liger else 3) * inner * element
@@ -150,10 +165,10 @@ def _logits(recipe: Recipe, base: BaseModel, strategy: Strategy, work: Pass, ele
         rows = 2 if recipe["stage"] in ("dpo", "rm") else 1
         return rows * work.tokens * vocabulary * float(element + 4 + 4)
 
-    positions = work.labelled if strategy.stage == 3 else min(work.labelled, SLICE)
+    positions = work.labelled if strategy.sharded else min(work.labelled, SLICE)
     logits = positions * vocabulary * float(SCORE_BYTES if element == 2 else 8)
-    if recipe["fp16"] and base.dtype != "float16" and not recipe["lm_head_8bit"] and not strategy.stage:
-        logits += vocabulary * hidden * 2.0  # autocast makes a float16 copy of the frozen lm_head for the pass
+    if copies_weights(recipe, base, strategy) and not recipe["lm_head_8bit"]:
+        logits += vocabulary * hidden * 2.0
 
     return logits
 

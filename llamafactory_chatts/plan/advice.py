@@ -6,7 +6,7 @@ from typing import Any
 
 from ..core.memory import GIB
 from .estimate import Plan
-from .fit import LIGER_FROM, precision_changes
+from .fit import LIGER_FROM, precision_changes, sibling
 
 
 FEW, SOME, MANY = 200, 1000, 10_000
@@ -61,10 +61,13 @@ def _errors(plan: Plan) -> Iterator[Advice]:
 
     if plan.host_room is not None and plan.host_room < 0:
         text = f"host memory: {_gib(plan.host.total)} of {plan.machine.ram:.0f} GiB a node with {plan.host.launcher}"
-        if plan.strategy.offload_optimizer or plan.strategy.offload_param:
+        changes = sibling(recipe, "_unpinned") if plan.strategy.pinned else {}
+        if changes:
+            text += f"; unpinned weights need {_gib(plan.changed(changes).host.total)} and are slower"
+        elif plan.strategy.offload_optimizer or plan.strategy.offload_param:
             text += "; fewer things offloaded, or fewer trained parameters, need less"
 
-        yield Advice("error", "memory", text)
+        yield Advice("error", "memory", text, changes)
 
     if rows.stops and not recipe["drop_overlong"]:
         spare = recipe["cutoff_len"] - recipe.limit

@@ -132,7 +132,7 @@ def make_plan(recipe: Recipe, machine: Machine, counted: Counted, speed: float |
     Raises:
         ChatTSError: a recipe that cannot run: no row left, settings that contradict each other.
     """
-    base, strategy = counted.base, read_strategy(recipe)
+    base, strategy = counted.base, read_strategy(recipe, machine.fsdp)
     check(recipe, strategy)
     rows = select_rows(counted.parts, recipe)
     if not len(rows.samples):
@@ -146,8 +146,8 @@ def make_plan(recipe: Recipe, machine: Machine, counted: Counted, speed: float |
     largest, passes = find_largest(recipe, rows), count_step_passes(recipe, rows)
     gpu = estimate_gpu(recipe, base, machine, strategy, largest)
     host = estimate_host(recipe, base, machine, strategy, largest)
-    tokens, labelled, *_ = rows.items()
-    time = estimate_time(recipe, base, machine, steps, passes, float(np.mean(tokens)), float(np.mean(labelled)), speed)
+    means = [float(np.mean(values)) for values in rows.items()[:2]]
+    time = estimate_time(recipe, base, machine, steps, passes, *means, speed, strategy)
     return Plan(recipe, machine, base, strategy, rows, steps, largest, passes, gpu, host, time, counted, speed)
 
 
@@ -169,6 +169,10 @@ def check(recipe: Recipe, strategy: Strategy) -> None:
     for key in ("offload_embedding", "lm_head_8bit"):
         if recipe[key] and recipe["quantization_bit"] is None:
             refuse(key, "the model is not quantised", "Set quantization_bit: 4, or remove it")
+
+    for key in ("offload_embedding", "lm_head_8bit"):
+        if recipe[key] and strategy.fsdp:
+            refuse(key, "FSDP shares embedding and head out itself", "Remove it, or train without FSDP")
 
     if recipe["bf16"] and recipe["fp16"]:
         refuse("fp16", "bf16 and fp16 are both on", "Remove one of them")

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..core.errors import ChatTSError
 from ..core.memory import GIB
 from .estimate import Plan
+from .recipe import Recipe
 
 
 MARGIN = 0.03
@@ -33,6 +35,20 @@ def precision_changes(plan: Plan) -> dict[str, Any]:
     return {**changes, **({"pure_bf16": False} if plan.recipe["pure_bf16"] else {}), "fp16": True}
 
 
+def sibling(recipe: Recipe, ending: str) -> dict[str, Any]:
+    """Return the DeepSpeed file beside the recipe's whose name has ``ending`` more; {} where there is none.
+
+    As shipped: ``ds_z3.json``, ``ds_z3_offload.json``, ``ds_z3_offload_unpinned.json``.
+    """
+    named = recipe["deepspeed"]
+    if not isinstance(named, str):
+        return {}
+
+    path = Path(named)
+    other = path.with_name(path.stem + ending + path.suffix)
+    return {"deepspeed": str(other)} if other.is_file() else {}
+
+
 def _levels(plan: Plan) -> Iterator[dict[str, Any]]:
     """Yield the settings that are added one after the other, while smaller passes alone do not fit."""
     recipe, card = plan.recipe, plan.machine.card
@@ -51,6 +67,15 @@ def _levels(plan: Plan) -> Iterator[dict[str, Any]]:
         return
 
     if plan.strategy.stage == 3:
+        if not plan.strategy.offload_param and sibling(recipe, "_offload"):
+            yield sibling(recipe, "_offload")
+            yield sibling(recipe, "_offload_unpinned")
+        elif plan.strategy.pinned:
+            yield sibling(recipe, "_unpinned")
+
+        return
+
+    if plan.strategy.fsdp:
         return
 
     if recipe["quantization_bit"] != 4:

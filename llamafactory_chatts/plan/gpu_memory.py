@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..core.memory import GIB
-from .activations import Pass, activation_element, estimate_pass, evaluation_logits
+from .activations import Pass, activation_element, copies_weights, estimate_pass, evaluation_logits
 from .base_model import BaseModel
 from .machine import Machine
 from .recipe import Recipe
@@ -12,8 +12,9 @@ from .strategy import Strategy
 from .trained import Trained, count_trained, is_paged, state_bytes
 
 
-CONTEXT, NCCL = 0.45, 0.4
-"""GiB beside PyTorch's own memory: CUDA with its kernels; the buffers of several processes that train together."""
+CONTEXT, NCCL, ZERO = 0.75, 0.8, 0.5
+"""GiB beside PyTorch's own memory, as nvidia-smi showed on H200s: CUDA with its kernels; the buffers of several
+processes that train together; what DeepSpeed's own groups and streams add."""
 
 BLOCK, DOUBLE_BLOCK = 64, 256
 """bitsandbytes: weights that share a scale, and scales that share one where they are quantised in their turn."""
@@ -21,6 +22,10 @@ BLOCK, DOUBLE_BLOCK = 64, 256
 SPARE, WORKING_SHARE, KEPT_SHARE = 0.1, 0.4, 0.03
 """What PyTorch's allocator holds but cannot use: a tenth of a GiB, and these shares of one layer's work and of what a
 pass keeps: passes differ in size, and blocks of one do not fit another."""
+
+FSDP_ROOT = 2.6
+"""What FSDP reserves beside the whole model that each GPU loads first, in multiples of embedding and head, which it
+gathers as one unit (from 1B, 8B and 14B with 4-bit weights on two H200s)."""
 
 PARTS = (
     "weights",
@@ -42,7 +47,7 @@ class GpuMemory:
 
     Attributes:
         parts: of the peak, by the names in :data:`PARTS`.
-        moment: when the peak is reached: ``loss``, ``backward``, ``optimizer step`` or ``evaluation``.
+        moment: when the peak is reached: ``start``, ``loss``, ``backward``, ``optimizer step`` or ``evaluation``.
         elsewhere: the most that a part takes at another moment, where that is more.
         outside: CUDA's own, which PyTorch does not count.
     """
@@ -113,10 +118,12 @@ def _held(
     workspace = 0.0
     if recipe["quantization_bit"]:  # the largest layer, dequantised
         largest = max(inputs * outputs for inputs, outputs in base.linear.values())
-        workspace += largest * activation_element(recipe, base)
+        workspace += largest * activation_element(recipe, base) * (1 + copies_weights(recipe, base, strategy))
 
     if not strategy.stage:
-        if world > 1:
+        if strategy.fsdp:
+            workspace += FSDP_ROOT * (base.embedding + base.head) * base.element
+        elif world > 1:
             workspace += gradients  # DDP's buckets
 
         if trained.decoder and not recipe["pure_bf16"] and (recipe["bf16"] or recipe["fp16"]):
@@ -137,11 +144,30 @@ def _held(
         gradients *= 0.0 if strategy.offload_optimizer else share
 
     if strategy.stage == 3:
-        workspace += min(strategy.live, base.total) * 2.0
+        workspace += _gathered(recipe, base, strategy, share)
         for part in ("weights", "encoder", "adapter"):
             held[part] *= 0.0 if strategy.offload_param else share
 
     return {**held, "workspace": workspace}, gradients
+
+
+def _gathered(recipe: Recipe, base: BaseModel, strategy: Strategy, share: float) -> float:
+    """Return the bytes of the weights that ZeRO-3 has gathered at most, with the shares they are gathered from.
+
+    Embedding and head come on top of what DeepSpeed's file allows: both are met at the turn of two passes.
+    """
+    element = 2.0 if recipe["bf16"] or recipe["fp16"] else 4.0
+    gathered = min(base.total, strategy.live + base.embedding + base.head) * element
+    return gathered * (1 + share if strategy.offload_param else 1.0)
+
+
+def _broadcast(recipe: Recipe, base: BaseModel) -> float:
+    """Return the bytes of the two largest tensors on the GPU: DDP's first broadcast copies them."""
+    weight = {4: 0.5, 8: 1.0}.get(recipe["quantization_bit"], float(base.element))
+    tensors = [inputs * outputs * weight for inputs, outputs in base.linear.values()]
+    tensors += [] if recipe["offload_embedding"] else [base.embedding * float(base.element)]
+    tensors += [base.head * (1.0 if recipe["lm_head_8bit"] else base.element)]
+    return sum(sorted(tensors)[-2:])
 
 
 def estimate_gpu(recipe: Recipe, base: BaseModel, machine: Machine, strategy: Strategy, work: Pass) -> GpuMemory:
@@ -169,6 +195,9 @@ def estimate_gpu(recipe: Recipe, base: BaseModel, machine: Machine, strategy: St
     grown = gradients if work.several else 0.0
     lists = trained.total * float(base.element if recipe["pure_bf16"] else 4)  # what AdamW takes while it steps
     stepping = lists if recipe["optim"] == "adamw_torch" and not strategy.stage else 0.0
+    if strategy.stage == 3 and not strategy.offload_optimizer:
+        stepping = min(strategy.sub_group, trained.total / machine.world) * 4.0
+
     kept = {**held, **nothing, "gradients": grown, "checkpoints": checkpoints}
     moments = {
         "loss": {**kept, "activations": before, "logits": one.logits},
@@ -176,9 +205,12 @@ def estimate_gpu(recipe: Recipe, base: BaseModel, machine: Machine, strategy: St
         "optimizer step": {**held, **nothing, "gradients": gradients, "workspace": SPARE * GIB + stepping},
         "evaluation": {**held, **nothing, "logits": evaluation_logits(recipe, base, work.longest)},
     }
+    if machine.world > 1 and not strategy.stage and not strategy.fsdp:
+        moments["start"] = {**held, **nothing, "workspace": SPARE * GIB + _broadcast(recipe, base)}
+
     moment = max(moments, key=lambda name: sum(moments[name].values()))
     parts = {name: moments[moment][name] for name in PARTS}
     most = {name: max(found[name] for found in moments.values()) for name in PARTS}
     elsewhere = {name: most[name] for name in PARTS if most[name] > 1.05 * parts[name] + GIB / 100}
-    outside = (CONTEXT + (NCCL if machine.world > 1 else 0.0)) * GIB
+    outside = (CONTEXT + NCCL * (machine.world > 1) + ZERO * (strategy.stage > 0)) * GIB
     return GpuMemory(parts, moment, elsewhere, outside)

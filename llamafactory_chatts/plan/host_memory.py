@@ -13,11 +13,21 @@ from .base_model import BaseModel
 from .machine import Machine
 from .recipe import Recipe
 from .strategy import Strategy
-from .trained import count_trained, state_bytes
+from .trained import Trained, count_trained, state_bytes
 
 
 PROCESS = 2.2
 """GiB of a training process on a GPU: Python, PyTorch with CUDA's libraries, transformers (H200, torch 2.11)."""
+
+LATER = 0.5
+"""GiB of it that come after loading: what NCCL, DeepSpeed and the first pass load."""
+
+DEEPSPEED, ACCELERATE = 1.0, 0.4
+"""GiB of the processes that start the training ones and wait for them; torchrun's shares its pages with them."""
+
+FSDP_SAVES = 0.9
+"""What FSDP gathers on the host at saving beside the whole model, in multiples of embedding and head (as in
+``gpu_memory``: 1B, 8B and 14B)."""
 
 PROCESS_CPU = 0.96
 """GiB of the same without a GPU, the dataset loaded (0.88 after the imports)."""
@@ -53,6 +63,9 @@ class HostMemory:
 def launcher_of(machine: Machine, strategy: Strategy) -> str:
     """Return how a run is started: what ``llamafactory-cli train`` does with as many cards, or deepspeed."""
     nodes = f" on each of {machine.nodes} nodes" if machine.nodes > 1 else ""
+    if strategy.fsdp:
+        return f"accelerate launch, {machine.count} processes{nodes}, FSDP"
+
     if strategy.stage:
         return f"deepspeed or torchrun, {machine.count} processes{nodes}, {strategy.name}"
 
@@ -60,6 +73,36 @@ def launcher_of(machine: Machine, strategy: Strategy) -> str:
         return "llamafactory-cli, 1 process"
 
     return f"llamafactory-cli or torchrun, {machine.count} processes{nodes}, DDP"
+
+
+def _parked(base: BaseModel, world: int, element: float, pinned: bool) -> float:
+    """Return the bytes of one process's shares of the weights that DeepSpeed keeps in host memory.
+
+    Each tensor's share is an allocation of its own, and PyTorch rounds pinned ones up to a power of two.
+    """
+    tensors = [inputs * outputs for inputs, outputs in base.linear.values()] * base.shape.num_hidden_layers
+    tensors += [base.embedding, base.head, *(inputs * outputs for inputs, outputs in base.encoder_linear)]
+    shares = [int(-(-size // world) * element) for size in tensors if size]
+    rest = base.total * element / world - sum(shares)
+    return float(sum(1 << (share - 1).bit_length() if pinned else share for share in shares) + max(rest, 0.0))
+
+
+def _passing(recipe: Recipe, base: BaseModel, machine: Machine, strategy: Strategy, trained: Trained) -> float:
+    """Return the bytes that are on the host for a moment: when DeepSpeed sets up, and when a model is saved.
+
+    DeepSpeed moves what is trained to the host and back, to have it in one piece. A model that is trained in full is
+    gathered there by the first process; so is, with FSDP, every model.
+    """
+    if strategy.fsdp:
+        roots = (base.embedding + base.head) * base.element
+        layers = base.layers * (0.5 if recipe["quantization_bit"] == 4 else base.element)
+        return layers + base.encoder * base.element + roots * (1 + FSDP_SAVES)
+
+    if strategy.stage != 3:
+        return 0.0
+
+    moved = 0.0 if strategy.offload_param else trained.total * 2.0 * machine.count / machine.world
+    return max(moved, base.total * 2.0 if strategy.gathers and not recipe.adapter else 0.0)
 
 
 def estimate_host(
@@ -79,16 +122,30 @@ def estimate_host(
     trained = count_trained(recipe, base)
     parts = {"processes": count * (PROCESS if gpu else PROCESS_CPU) * GIB}
     workers = recipe.given.get("dataloader_num_workers", WORKERS if gpu and not recipe["streaming"] else 0)
+    loose = gpu and strategy.offload_param and not strategy.pinned
+    if loose and "dataloader_num_workers" not in recipe.given:
+        workers = 0  # the host room starts none then
+
     parts["data loader"] = count * int(workers) * float(WORKER)
+    if gpu:
+        starting = DEEPSPEED if strategy.stage else ACCELERATE if strategy.fsdp else 0.0
+        parts["starting processes"] = starting * GIB
+        parts["set up and saving"] = _passing(recipe, base, machine, strategy, trained)
+
     if gpu and strategy.stage == 3:  # rank 0 reads a tensor, every rank of the node gathers it on its GPU
-        parts["loading"] = float(max(base.embedding, *(a * b for a, b in base.linear.values())) * base.element)
+        largest = max(base.embedding, *(a * b for a, b in base.linear.values())) * base.element
+        parts["loading"] = max(0.0, largest - count * LATER * GIB)
     elif gpu:
         parts["loading"] = count * float(BUFFERS)
 
     if gpu and recipe["offload_embedding"]:
         parts["embedding"] = count * float(base.embedding * base.element)
 
-    if not gpu or strategy.offload_param:
+    if gpu and strategy.offload_param:
+        parts["weights"] = count * (_parked(base, world, element, strategy.pinned) + trained.adapter * element / world)
+        if loose and int(workers) > 0:  # a forked worker keeps the old pages of shares that are written at saving
+            parts["copies for loader workers"] = parts["weights"]
+    elif not gpu:
         parts["weights"] = (base.total * element + trained.adapter * 4.0) * share * count
 
     if not gpu or strategy.offload_optimizer:

@@ -32,12 +32,14 @@ class Machine:
         count: cards of a node, one process each.
         nodes: of the run.
         ram: GiB of host memory of a node; None: not known.
+        fsdp: the run is started by ``accelerate launch`` with FSDP.
     """
 
     card: Card | None = None
     count: int = 1
     nodes: int = 1
     ram: float | None = None
+    fsdp: bool = False
 
     @property
     def world(self) -> int:

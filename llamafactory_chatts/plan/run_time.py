@@ -10,6 +10,7 @@ from .base_model import BaseModel
 from .machine import Machine
 from .recipe import Recipe
 from .steps import Steps
+from .strategy import Strategy
 from .trained import count_trained
 
 
@@ -22,6 +23,14 @@ more with checkpointing. Short passes are bound by it (H200: 0.16 s for a pass o
 
 LAUNCH_QUANTISED = 1.5
 """How much longer that takes where each layer is dequantised first."""
+
+GATHER = 0.025
+"""Seconds a decoder layer and pass that ZeRO-3 and FSDP take to gather weights, beside moving them (two H200s: 0.43 s
+a pass for 1B, 1.08 s for 8B)."""
+
+LINKS, FAST_LINKS, FAST_CARD = (12e9, 5e9, 10e9), (50e9, 12e9, 200e9), 1500
+"""Bytes a second from pinned host memory, from other host memory, and from card to card: PCIe 3 x16, and PCIe 5 with
+NVLink for cards from so many GB/s of memory on (H200: 1.3 s a pass pinned, 2.6 s not)."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,20 @@ def count_operations(recipe: Recipe, base: BaseModel, tokens: float, labelled: f
     return tokens * (factor * base.layers + attention) + labelled * (factor - again) * base.embedding
 
 
+def _gathering(base: BaseModel, machine: Machine, strategy: Strategy) -> float:
+    """Return the seconds of a pass that bring shared out weights to a card, forward and backward."""
+    if not strategy.sharded:
+        return 0.0
+
+    moved, share = 2 * base.total * 2.0, 1 / machine.world
+    pinned, loose, between = FAST_LINKS if (machine.card.gbps or 0) >= FAST_CARD else LINKS
+    seconds = base.shape.num_hidden_layers * GATHER + moved * (1 - share) / between
+    if strategy.offload_param:
+        seconds += moved * share / (pinned if strategy.pinned else loose)
+
+    return seconds
+
+
 def estimate_time(
     recipe: Recipe,
     base: BaseModel,
@@ -85,6 +108,7 @@ def estimate_time(
     tokens: float,
     labelled: float,
     speed: float | None = None,
+    strategy: Strategy | None = None,
 ) -> RunTime | None:
     """Return the time of a run; None where neither a speed nor the card's rate is known.
 
@@ -93,6 +117,7 @@ def estimate_time(
         passes: of an optimizer step and process.
         tokens, labelled: of a row, on average.
         speed: measured, in samples a second.
+        strategy: how weights are shared out; None: not.
     """
     samples = steps.total * steps.global_batch
     if speed is not None:
@@ -112,7 +137,7 @@ def estimate_time(
         launching *= LAUNCH_QUANTISED
         computing += rounds * base.layers * 2.5 / ((machine.card.gbps or 500) * 1e9)  # half a byte read, two written
 
-    seconds = passes * math.hypot(computing, launching)
+    seconds = passes * (math.hypot(computing, launching) + _gathering(base, machine, strategy or Strategy()))
     trained = count_trained(recipe, base).total
     seconds += trained * 28.0 / ((machine.card.gbps or 500) * 1e9)  # AdamW reads and writes weight, gradient, moments
     speed = steps.global_batch / seconds

@@ -12,21 +12,23 @@ examples:
   lmf-chatts plan examples/chatts_qlora.yaml dataset=plants_train cutoff_len=4096 --vram 11 --ram 46
   lmf-chatts plan examples/chatts_lora.yaml --gpu "RTX 2080 Ti x2" --fix my_recipe.yaml
   lmf-chatts plan my_recipe.yaml --gpu "RTX 2080 Ti x2" --rebalance 0.5
+  lmf-chatts plan my_recipe.yaml --accelerate examples/accelerate/fsdp_qlora.yaml --gpu "RTX 4090 x2"
   lmf-chatts plan my_recipe.yaml --speed saves/chatts-8b/lora --json > plan.json
 
 worked example, ChatTS-14B with 4-bit weights on a card of 11 GiB:
   $ lmf-chatts plan examples/chatts_qlora.yaml --gpu "RTX 2080 Ti" --fix saves/fits.yaml
   ...
-  needed                     10.84 GiB   of 10.75: 0.1 too much
+  needed                     10.67 GiB   of 10.75: fits, 0.1 left
   ...
   ERROR   RTX 2080 Ti has no bf16. Set bf16: false, fp16: true
   ...
-  saves/fits.yaml: bf16: true -> false, fp16: false -> true, offload_embedding: false -> true, ...
+  saves/fits.yaml: bf16: true -> false, fp16: false -> true, offload_embedding: false -> true
 """
 
 import argparse
 import json
 import sys
+from dataclasses import replace
 from typing import Any
 
 from ..core.errors import ChatTSError
@@ -40,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vram", type=float, metavar="GIB", help="memory of a card")
     parser.add_argument("--ram", type=float, metavar="GIB", help="host memory of a node")
     parser.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes of the run (default: 1)")
+    parser.add_argument(
+        "--accelerate", metavar="FILE", help="config_file of accelerate launch, where that starts the run"
+    )
     parser.add_argument("--speed", metavar="S", help="measured samples a second, or the folder of a finished run")
     parser.add_argument("--fix", metavar="OUT", help="write a recipe that fits to this new file")
     parser.add_argument("--rebalance", type=float, metavar="F", help="rows in a pass times F, accumulation by F")
@@ -54,9 +59,14 @@ def run(args: argparse.Namespace) -> int:
     from ..plan.recipe import parse_overrides, read_recipe
     from ..plan.report import as_dict, as_text
     from ..plan.run_time import read_speed
+    from ..plan.strategy import read_accelerate
 
     recipe = read_recipe(args.recipe, args.settings)
     machine = choose_machine(args.gpu, args.vram, args.ram, args.nodes)
+    if args.accelerate is not None:
+        fsdp, count_of_file, nodes = read_accelerate(args.accelerate)
+        machine = replace(machine, fsdp=fsdp, count=count_of_file or machine.count, nodes=max(nodes, args.nodes))
+
     speed = read_speed(args.speed) if args.speed is not None else None
     plan = make_plan(recipe, machine, count(recipe, _progress), speed)
     advice = advise(plan)

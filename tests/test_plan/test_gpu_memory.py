@@ -1,5 +1,6 @@
 """Predicted GPU memory against what runs on an H200 reserved (GiB; torch 2.11, docs/benchmarks.md)."""
 
+import json
 from dataclasses import fields
 from pathlib import Path
 
@@ -20,6 +21,7 @@ LIGER, QLORA = {"enable_liger_kernel": True}, {"quantization_bit": 4}
 FREE, OFFLOADED = {"disable_gradient_checkpointing": True}, {"use_unsloth_gc": True}
 FULL = {"finetuning_type": "full", "pure_bf16": True, "bf16": False, "optim": "adamw_torch"}
 SMALL = {"offload_embedding": True, "lm_head_8bit": True}
+FP16, DROPOUT = {"fp16": True, "bf16": False}, {"lora_dropout": 0.05}
 MEASURED = [
     # base, rows of a pass, tokens a row, settings, reserved GiB
     ("8B", 16, 365, {}, 19.07),
@@ -50,6 +52,10 @@ MEASURED = [
     ("8B", 1, 4341, LIGER, 18.06),
     ("8B", 1, 6864, LIGER, 19.07),
     ("8B", 16, 367, LIGER | FULL, 78.74),
+    ("14B", 11, 367, LIGER | {"lora_rank": 16, "lora_target": "all", "lora_dropout": 0.05}, 31.83),
+    ("14B", 1, 367, FP16 | QLORA | SMALL | DROPOUT, 8.62),
+    ("14B", 5, 367, FP16 | QLORA | SMALL | OFFLOADED | DROPOUT, 8.98),
+    ("14B", 5, 367, FP16 | LIGER | QLORA, 14.02),
 ]
 
 
@@ -68,6 +74,17 @@ def estimate(recipe, rows=4, tokens=365, card="H200", count=1, strategy=None, se
 def test_within_a_tenth_of_what_was_measured(base, rows, tokens, settings, measured):
     found = estimate(recipe_of(base, **settings), rows, tokens).peak / GIB
     assert found == pytest.approx(measured, rel=0.10)
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "measured"), [(1, SMALL, 7.98), (5, SMALL | OFFLOADED, 8.43)], ids=["simple", "safe"]
+)
+def test_fp16_with_a_checkpoint_in_float16(tmp_path, rows, settings, measured):
+    """Nothing is copied then, and what runs between the layers stays 16 bits."""
+    config = {**PUBLISHED["bytedance-research/ChatTS-14B"], "dtype": "float16", "ts": {}, "ts_token_start_index": 0}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    recipe = recipe_of(model_name_or_path=str(tmp_path), **FP16, **QLORA, **DROPOUT, **settings)
+    assert estimate(recipe, rows, 367).peak / GIB == pytest.approx(measured, rel=0.05)
 
 
 def test_on_average_much_closer():
