@@ -62,7 +62,7 @@ def recipe_text(name: str, recipe: dict[str, Any], table: dict[str, Any]) -> str
         f"# {recipe['title'].replace(';', ':', 1)}",
         f"# needs   {recipe['needs']}",
         *(f"# {'run' if at == 0 else '':<7} {line}" for at, line in enumerate(run)),
-        f'# memory  lmf-chatts plan {file} --gpu "{recipe["card"]}"',
+        "# memory  " + " ".join(filter(None, [f'lmf-chatts plan {file} --gpu "{recipe["card"]}"', recipe.get("plan")])),
         "# time    the same command says it for your data",
         MADE_BY,
     ]

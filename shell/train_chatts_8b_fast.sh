@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# ChatTS-8B, LoRA in fp16 with DeepSpeed ZeRO-3, weights shared out over two cards.
-# needs   deepspeed and two GPUs of 11 GB (RTX 2080 Ti x2)
+# ChatTS-8B, LoRA in fp16 with DeepSpeed ZeRO-3, weights in host memory, shared out over two cards.
+# needs   deepspeed, two GPUs of 11 GB (RTX 2080 Ti x2) and 27 GiB of free host memory
 # use     shell/train_chatts_8b_fast.sh [key=value ...]         key=value changes a setting of the recipe
 #         GPUS=1 MODEL=DIR DATASET_DIR=DIR DATASET=NAME shell/train_chatts_8b_fast.sh max_steps=100
 #         DRY_RUN=1 shows the command, FOREGROUND=0 returns at once, PREFLIGHT=0 skips the checks

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # ChatTS-14B, LoRA in fp16 with DeepSpeed ZeRO-3, weights and optimizer in host memory.
-# needs   deepspeed, GPUs of 11 GB and up (RTX 2080 Ti x2, RTX 3090, A100), host memory for the whole model
+# needs   deepspeed, GPUs of 11 GB and up (RTX 2080 Ti x2, RTX 3090, A100), 54 GiB of free host memory
 # use     shell/train_chatts_tune.sh [key=value ...]         key=value changes a setting of the recipe
 #         GPUS=1 MODEL=DIR DATASET_DIR=DIR DATASET=NAME shell/train_chatts_tune.sh max_steps=100
 #         DRY_RUN=1 shows the command, FOREGROUND=0 returns at once, PREFLIGHT=0 skips the checks

@@ -14,6 +14,7 @@ from .recipe_checks_files import (
     output_folder,
     template_of_base,
 )
+from .recipe_checks_host import offloaded_weights
 from .recipe_checks_keys import unknown_keys, wrong_values
 from .recipe_checks_launch import (
     checkpointing_names,
@@ -57,6 +58,7 @@ RULES: tuple[Rule, ...] = (
     Rule("DDP", data_parallel_checkpointing),
     Rule("checkpointing", checkpointing_names),
     Rule("DeepSpeed", deepspeed_file),
+    Rule("host memory", offloaded_weights),
     Rule("4-bit and ZeRO-3", quantised_and_sharded, errors=False),
     Rule("packages", packages),
     Rule("report_to", reporters),
