@@ -1,7 +1,8 @@
-"""The throughput benchmark: what it counts and which settings it has."""
+"""The benchmarks of throughput and launchers: what they count, which settings and commands they have."""
 
 import json
 import os
+import subprocess
 import sys
 import time
 from dataclasses import fields
@@ -10,11 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import launchers  # noqa: E402
 from throughput import base, flops, meter, rows, settings, watch  # noqa: E402
 
 
@@ -194,3 +197,143 @@ class TestBase:
         assert not base.is_complete(tmp_path)
         (tmp_path / "2.safetensors").touch()
         assert base.is_complete(tmp_path)
+
+
+class TestLauncherCommands:
+    def command(self, name, *argv):
+        args = launchers.parse(["--shape", "tiny", "--work", "w", "--gpus", "4,5", *argv])
+        return launchers.command_of(name, args, Path("/base"), Path("/out"))
+
+    @pytest.mark.parametrize("name", launchers.CASES)
+    def test_every_case_takes_16_samples_a_step(self, name):
+        words = launchers.CASES[name].split()
+        recipe = next(
+            (word for word in words if word.startswith("examples/train")), f"examples/{Path(words[0]).stem}.yaml"
+        )
+        recipe = yaml.safe_load((launchers.ROOT / recipe).read_text())
+        recipe |= settings.parse_changes([word for word in words if "=" in word])
+        rows_per_pass = recipe["per_device_train_batch_size"] * (1 if name == "one_gpu" else 2)
+        assert rows_per_pass * recipe["gradient_accumulation_steps"] == 16
+
+    def test_a_launcher_of_shell_gets_its_places_from_the_environment(self):
+        words, where = self.command("full", "--steps", "7", "--set", "seed=3", "--device", "cpu")
+        assert words[0] == str(launchers.ROOT / "shell/train_chatts_full.sh") and os.access(words[0], os.X_OK)
+        assert words[1] == "gradient_accumulation_steps=8" and {"max_steps=7", "seed=3"} <= set(words)
+        assert not {"use_cpu=true", "dataset=bench"} & set(words)  # the launcher's own part
+        assert where == {
+            "MODEL": "/base", "DATASET_DIR": str(Path("w/data").resolve()), "DATASET": "bench", "OUTPUT": "/out",
+            "GPUS": "4,5", "DEVICE": "cpu", "LOG": "/out.log",
+        }  # fmt: skip
+
+    def test_llamafactory_cli_on_gpus(self):
+        words, where = self.command("one_gpu")
+        assert words[:3] == ["llamafactory-cli", "train", "examples/train_chatts_14b_rtx6000.yaml"]
+        assert {"model_name_or_path=/base", "output_dir=/out", "dataset=bench"} <= set(words)
+        assert where["CUDA_VISIBLE_DEVICES"] == "4" and "use_cpu=true" not in words
+        assert self.command("ddp_qlora")[1]["CUDA_VISIBLE_DEVICES"] == "4,5"
+
+    def test_llamafactory_cli_on_the_cpu(self):
+        words, where = self.command("ddp_qlora", "--device", "cpu")
+        assert {"use_cpu=true", "bf16=false", "enable_liger_kernel=false", "ddp_backend=gloo"} <= set(words)
+        assert (where["CUDA_VISIBLE_DEVICES"], where["FORCE_TORCHRUN"], where["NPROC_PER_NODE"]) == ("", "1", "2")
+        words, where = self.command("one_gpu", "--device", "cpu")
+        assert "use_cpu=true" in words and "FORCE_TORCHRUN" not in where
+
+    def test_accelerate(self):
+        words, where = self.command("fsdp_qlora", "--device", "cpu")
+        assert words[:6] == ["accelerate", "launch", "--cpu", "--mixed_precision", "no", "--config_file"]
+        assert words[7:9] == ["-m", "llamafactory.launcher"] and words.index("use_cpu=true") > words.index(words[9])
+        assert "--cpu" not in self.command("fsdp_qlora")[0] and where["PYTHONUNBUFFERED"] == "1"
+
+    def test_the_step_line_is_read(self, capsys):
+        from llamafactory_chatts.host.progress import StepLine
+
+        args = SimpleNamespace(train_batch_size=2, gradient_accumulation_steps=4, world_size=2, disable_tqdm=True)
+        line = StepLine(SimpleNamespace(args=args))
+        states = [SimpleNamespace(global_step=step, max_steps=2, is_world_process_zero=True) for step in range(3)]
+        line.on_train_begin(args, states[0], None)
+        logs = {"loss": 12.5, "grad_norm": 0.2, "learning_rate": 1e-4, "ts_encoder_learning_rate": 1e-5}
+        for state, number in ((states[1], 12.5), (states[2], float("nan")), (states[2], 11)):
+            line.on_log(args, state, None, {**logs, "loss": number})
+
+        line.on_log(args, states[2], None, {"train_loss": 12.0, "train_samples_per_second": 4.0})
+        text = "".join(f"2026-11-21 08:51:02 {shown}\n" for shown in capsys.readouterr().err.splitlines())
+        found = [match.groups() for match in launchers.STEP.finditer(text)]
+        assert [(step, loss) for step, loss, _ in found] == [("1", "12.5000"), ("2", "nan"), ("2", "11.0000")]
+        assert float(found[0][2]) > 0 and float(found[1][2]) > 0 and found[2][2] is None  # no step since
+
+
+class TestLauncherMemory:
+    def test_a_marked_process_counts(self, tmp_path):
+        code = "x = bytearray(b'x') * (200 << 20); print(flush=True); input()"
+        child = subprocess.Popen(
+            [sys.executable, "-c", code], env={**os.environ, launchers.MARK: str(tmp_path)},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        with child:
+            child.stdout.readline()
+            assert launchers.marked(tmp_path) == [str(child.pid)]
+            assert launchers.marked(tmp_path.parent) == []  # the whole name, not its beginning
+            assert 0.19 < launchers.proportional(str(child.pid)) < 0.5
+            child.stdin.close()
+
+        assert launchers.marked(tmp_path) == [] and launchers.proportional(str(child.pid)) == 0.0
+
+    def test_what_a_case_leaves_running_is_ended(self, tmp_path):
+        code = "import subprocess, sys; subprocess.Popen(['sleep', '60'], start_new_session=True)"
+        env = {**os.environ, launchers.MARK: str(tmp_path)}
+        subprocess.run([sys.executable, "-c", code], env=env, check=True)
+        assert len(launchers.marked(tmp_path)) == 1
+        launchers.end_all(tmp_path, patience=0)
+        assert launchers.marked(tmp_path) == []
+
+    def test_the_largest_sum_is_kept(self, tmp_path, monkeypatch):
+        sizes = iter([1.0, 3.0, 2.0])
+        monkeypatch.setattr(launchers, "marked", lambda folder: ["7"])
+        monkeypatch.setattr(launchers, "proportional", lambda process: next(sizes, 0.0))
+        memory = launchers.Memory(tmp_path, cuda=False)
+        started = time.perf_counter()
+        while len(memory.over_time) < 4 and time.perf_counter() < started + 20:
+            time.sleep(0.05)
+
+        found = memory.stop()
+        assert found["host_gib"] == 3.0 and [size for _, size in found["host_grown"]] == [1.0, 3.0]
+        assert found["card_gib"] == {}
+
+
+class TestPeaks:
+    """What a training process leaves behind when it ends (at_exit/sitecustomize.py)."""
+
+    CUDA = """
+import sys, types
+torch = sys.modules["torch"] = types.ModuleType("torch")
+size = lambda gib: lambda: gib * 2**30
+torch.cuda = types.SimpleNamespace(is_available=lambda: True, is_initialized=lambda: True, memory_allocated=size(1),
+    memory_reserved=size(2), max_memory_allocated=size(3), max_memory_reserved=size(4))
+import time; time.sleep(0.6)
+"""
+
+    def run(self, folder, code, **env):
+        kept = {key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", launchers.MARK)}
+        kept |= {"PYTHONPATH": str(BENCHMARKS / "throughput" / "at_exit"), **env}
+        done = subprocess.run([sys.executable, "-c", code], env=kept, capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stderr) == (0, "")
+        return [json.loads(file.read_text()) for file in folder.glob("*.json")]
+
+    def test_a_rank_without_cuda(self, tmp_path):
+        found = self.run(tmp_path, "import torch", LOCAL_RANK="1", CHATTS_PEAKS=str(tmp_path))
+        assert found == [{"rank": 1, "gpu_reserved": None, "gpu_allocated": None}]
+
+    def test_with_cuda_and_without_ranks(self, tmp_path):
+        (found,) = self.run(tmp_path, self.CUDA, CHATTS_PEAKS=str(tmp_path))
+        assert (found["rank"], found["gpu_reserved"], found["gpu_allocated"]) == (0, 4.0, 3.0)
+        ((moment, *sizes),) = found["grown"]  # one look, nothing changed after it
+        assert moment < 60 and sizes == [1.0, 3.0, 2.0]
+
+    @pytest.mark.parametrize("env", [{"LOCAL_RANK": "0"}, {}])
+    def test_nothing_of_a_process_without_torch(self, tmp_path, env):
+        assert self.run(tmp_path, "pass", CHATTS_PEAKS=str(tmp_path), **env) == []
+
+    def test_nothing_where_nobody_asked(self, tmp_path):
+        code = "import sys, threading; assert 'sitecustomize' in sys.modules and threading.active_count() == 1"
+        assert self.run(tmp_path, code, LOCAL_RANK="0") == []

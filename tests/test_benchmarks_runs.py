@@ -1,7 +1,8 @@
-"""The throughput benchmark: how it runs its processes, and what it writes when something fails."""
+"""The benchmarks of throughput and launchers: how they run their processes, and what they write on a failure."""
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -151,6 +152,12 @@ class TestSweep:
         assert not training.is_out_of_memory(ValueError("x"))
 
 
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
 @pytest.mark.slow
 class TestRealRun:
     def test_two_settings_train_alike(self, tmp_path):
@@ -176,3 +183,19 @@ class TestRealRun:
             assert ours[key] == pytest.approx(one[key], abs=1e-4)
 
         assert tables.settings_table([one, ours]) in (tmp_path / "out" / "tiny_1x1024.md").read_text()
+
+    def test_a_launcher_on_two_processes(self, tmp_path):
+        command = [sys.executable, str(BENCHMARKS / "launchers.py"), "--shape", "tiny", "--device", "cpu"]
+        command += ["--steps", "2", "--only", "ddp", "--label", "test"]
+        where = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+        env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        env |= {"MASTER_PORT": str(free_port()), "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run([*command, *where], capture_output=True, text=True, timeout=300, env=env)
+        assert done.returncode == 0, done.stdout + done.stderr
+        written = json.loads((tmp_path / "out" / "launchers_tiny_test.json").read_text())
+        (row,) = written["results"]
+        assert row["case"] == "ddp_test" and "error" not in row and written["device"] == "CPU"
+        assert [(rank["rank"], rank["gpu_reserved"]) for rank in row["ranks"]] == [(0, None), (1, None)]
+        assert len(row["losses"]) == 2 and all(7 < loss < 10 for loss in row["losses"])  # ln 4096 = 8.3
+        assert row["samples_per_second"] > 0 and row["host_gib"] > 0.3 and row["card_gib"] == {}
+        assert "step 2/2" in (tmp_path / "work" / "tiny" / "ddp_test.log").read_text()

@@ -23,6 +23,7 @@ class Cause:
         frame: searched in the innermost frame (``file:line in function``), for exceptions that only their place tells.
         general: true of many failures; used when no other rule fits an exception it was raised from or with.
         peer: a consequence in one process of what happened to another one.
+        advised: our own error is raised from such an exception; the sentences are made from the texts of both.
         benign: such a line also stands in healthy logs; it counts only when nothing else explains a failure.
     """
 
@@ -34,6 +35,7 @@ class Cause:
     frame: re.Pattern[str] | None = None
     general: bool = False
     peer: bool = False
+    advised: bool = False
     benign: bool = False
 
     def match(self, text: str, frame: str = "") -> re.Match[str] | None:
@@ -45,7 +47,7 @@ class Cause:
 
 
 def rule(pattern: str, cause: Text, fix: Text, certainty: Certainty = "certain", **more) -> Cause:
-    """Return a rule; ``more``: needles, general, peer, benign, and ``frame`` as text."""
+    """Return a rule; ``more``: needles, general, peer, advised, benign, and ``frame`` as text."""
     if "frame" in more:
         more["frame"] = re.compile(more["frame"])
 

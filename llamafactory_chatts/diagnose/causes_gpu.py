@@ -1,64 +1,11 @@
-"""CUDA and the driver: memory, asserts, builds that do not fit the card."""
-
-import re
+"""CUDA and the driver: asserts, builds that do not fit the card."""
 
 from .causes import rule
-
-
-_SIZE = r"[\d.]+ [KMGT]?i?B|\d+ bytes"
-
-
-def _out_of_memory(match: re.Match[str]) -> str:
-    """Say what was asked for and what there was, for both wordings that PyTorch has used."""
-    text = match.string
-    asked = re.search(rf"Tried to allocate ({_SIZE})", text)
-    gpu = re.search(r"GPU (\d+)", text)
-    total = re.search(rf"total capacit?y of ({_SIZE})|; ({_SIZE}) total capacity", text)
-    free = re.search(rf"of which ({_SIZE}) is free|; ({_SIZE}) free", text)
-    own = re.search(rf"this process has ({_SIZE}) memory in use|; ({_SIZE}) already allocated", text)
-    others = re.findall(rf"Process \d+ has ({_SIZE}) memory in use", text)
-
-    def size(found: re.Match[str] | None) -> str:
-        return next((group for group in found.groups() if group), "?") if found else "?"
-
-    parts = [f"GPU {gpu[1]} is out of memory" if gpu else "the GPU is out of memory"]
-    parts += [f"{size(asked)} were asked for"] if asked else []
-    parts += [f"{size(free)} of {size(total)} were free"] if free and total else []
-    parts += [f"this process held {size(own)}"] if own else []
-    parts += [f"other processes held {' and '.join(others)}"] if others else []
-    return ", ".join(parts)
-
-
-def _spare_memory(match: re.Match[str]) -> str:
-    """Name what helps, first the cheap thing when it is the cause."""
-    text, unit = match.string, {"B": 2**-20, "KiB": 2**-10, "MiB": 1.0, "GiB": 1024.0}
-    advice = (
-        "Halve per_device_train_batch_size and double gradient_accumulation_steps (the global batch stays), then "
-        "lower "
-        "cutoff_len, then quantization_bit: 4; `lmf-chatts plan RECIPE.yaml --fix OUT.yaml` works it out"
-    )
-    if re.search(r"Process \d+ has", text):
-        return f"Another process is on this GPU: see `nvidia-smi`, end it or choose another GPU. Otherwise: {advice}"
-
-    spare = re.search(r"([\d.]+) ([KMG]i)?B is reserved by PyTorch but unallocated", text)
-    asked = re.search(r"Tried to allocate ([\d.]+) ([KMG]i)?B", text)
-    if spare and asked:
-        free, wanted = (float(found[1]) * unit[f"{found[2] or ''}B"] for found in (spare, asked))
-        if free > wanted:
-            return (
-                f"Memory is fragmented: export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True. Otherwise: {advice}"
-            )
-
-    return advice
+from .causes_gpu_memory import OUT_OF_MEMORY
 
 
 CAUSES = (
-    rule(
-        r"CUDA out of memory\. Tried to allocate|OutOfMemoryError: CUDA out of memory|CUDA error: out of memory",
-        _out_of_memory,
-        _spare_memory,
-        needles=("CUDA out of memory", "CUDA error: out of memory"),
-    ),
+    OUT_OF_MEMORY,
     rule(
         r"CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_NOT_INITIALIZED",
         "a CUDA library could not get its work space; most often the GPU's memory is used up",

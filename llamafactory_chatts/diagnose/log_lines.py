@@ -16,7 +16,9 @@ LONGEST = 1 << 16
 
 _BAR_ENDS = (b"it/s]", b"s/it]", b"examples/s]", b"B/s]", b"?it/s]")
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_TIME = re.compile(r"^\[?\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?(?: \||:)? ")
+_TIME = re.compile(
+    r"^(?:\[?\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?(?: \||:)? ){1,3}"
+)  # the launcher's, and those of what runs below or above it
 _RANK = re.compile(r"^(?:\d+: )?\[(?:rank|default)(\d+)\]: ?")
 _BAR = re.compile(r"^.{0,200}?\d+%\|[^|]*\|\s*[\d.]+\w*/[\d.]+\w* \[[^\]]*\]\s*")
 

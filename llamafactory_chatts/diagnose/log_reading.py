@@ -195,7 +195,7 @@ def _match(trace: Trace):
     chain = trace.chain()
     for item in reversed(chain):
         if item.kind.endswith("ChatTSError"):
-            return _passed_on(item)
+            return _advised(item) or _passed_on(item)
 
     found = (
         (item, cause, match)
@@ -204,6 +204,17 @@ def _match(trace: Trace):
         if (match := cause.match(item.text, item.frame))
     )
     return next(found, None)
+
+
+def _advised(trace: Trace) -> tuple[Trace, Cause, re.Match[str]] | None:
+    """Return the rule for what a ChatTSError was raised from, where it judges both texts, one below the other."""
+    for cause in all_causes():
+        for item in trace.chain() if cause.advised else ():
+            if cause.match(item.text, item.frame):
+                text = item.text if item is trace else f"{item.text}\n{trace.text}"
+                return item, cause, cause.pattern.search(text)
+
+    return None
 
 
 def _passed_on(trace: Trace) -> Diagnosis:
@@ -225,7 +236,8 @@ def _passed_on(trace: Trace) -> Diagnosis:
 
 def _diagnosis(cause: Cause, match, line: Line) -> Diagnosis:
     rank = f"rank {line.rank}: " if line.rank is not None else ""
-    return Diagnosis(rank + fill(cause.cause, match), quote(line), fill(cause.fix, match), cause.certainty)
+    shown = quote(line, line.text.find(match[0]))
+    return Diagnosis(rank + fill(cause.cause, match), shown, fill(cause.fix, match), cause.certainty)
 
 
 def _line(trace: Trace, match: re.Match[str] | None = None) -> Line:
@@ -249,10 +261,9 @@ def _unknown(reading: Reading, traces: list[Trace]) -> Diagnosis:
     if traces:
         trace = traces[0]
         place = f" at {trace.frame}" if trace.frame else ""
+        who = f"rank {trace.rank}" if trace.rank is not None else "the run"
         return Diagnosis(
-            "cause not recognised; "
-            + (f"rank {trace.rank}" if trace.rank is not None else "the run")
-            + " ended with this exception",
+            f"cause not recognised; {who} ended with this exception",
             quote(_line(trace)),
             f"Read the traceback from line {trace.start}{place}",
             "likely",
@@ -274,13 +285,11 @@ def _without_end(reading: Reading) -> list[Diagnosis]:
     if facts.started and not facts.finished:
         return [
             Diagnosis(
-                f"the log stops {facts.phase} without an error: the run still goes on, or was ended by a signal "
-                f"that leaves "
-                "no trace (SIGKILL, or SIGHUP when the terminal closed)",
+                f"the log stops {facts.phase} without an error: the run still goes on, or was ended by a signal that "
+                "leaves no trace (SIGKILL, or SIGHUP when the terminal closed)",
                 quote(reading.tail[-1]),
-                "`ps -ef | grep llamafactory` shows whether it runs; else look at `dmesg -T | grep -iE "
-                "'oom|killed process'` and "
-                "give doctor the exit code",
+                "`ps -ef | grep llamafactory` shows whether it runs; else look at `dmesg -T | grep -iE 'oom|killed "
+                "process'` and give doctor the exit code",
                 "likely",
             )
         ]
@@ -292,10 +301,8 @@ def _numbers(facts: Facts) -> list[Diagnosis]:
     """Judge loss and gradient norms; single NaN norms belong to the start of fp16 training."""
     line, what = facts.nan_loss, "the loss became NaN or infinite"
     if line is None and facts.nan_grads is not None and facts.nan_grads[1] >= 3:
-        line, what = (
-            facts.nan_grads[0],
-            f"gradients are NaN or infinite from here on ({facts.nan_grads[1]} logged steps)",
-        )
+        line, steps = facts.nan_grads
+        what = f"gradients are NaN or infinite from here on ({steps} logged steps)"
 
     if line is None:
         return []

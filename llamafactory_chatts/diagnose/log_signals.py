@@ -30,9 +30,12 @@ def signal_of(code: int | None) -> int:
     return 256 - code if 192 < code < 255 and 256 - code in (KILL, TERM, SEGFAULT, ABORT, BUS, 2) else 0
 
 
-def quote(line: Line) -> str:
-    """Return a line as evidence."""
+def quote(line: Line, decisive: int = 0) -> str:
+    """Return a line as evidence; a long one whose ``decisive`` part begins late is shown from there on."""
     text = " ".join(line.text.split())
+    if len(text) > 240 and decisive > 80:
+        text = " ".join(line.text[decisive:].split())
+
     rank = f"[rank {line.rank}] " if line.rank is not None else ""
     return f"line {line.number}: {rank}{text if len(text) <= 240 else text[:237] + '...'}"
 

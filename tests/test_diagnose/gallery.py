@@ -37,7 +37,7 @@ guess.
 _PRODUCED = """Each by a real run of the tiny base on a CPU (`tests/test_diagnose/produce_logs.py`). The machine that
 made them allowed no memory limit for a run of its own (no systemd), so that the kernel's out-of-memory killer could
 not be made to act: SIGKILL by hand and an address space limit stand in; the killer's own words are quoted below. What
-wants another user or a full disk was made with root's rights."""
+wants another user or a full disk was made with root's rights. The last two are from NVIDIA H200 cards."""
 
 _QUOTED = """These want a GPU or a cluster: the messages are worded as PyTorch, NCCL and the others word them, in logs
 written by hand (seen in hiyouga/LlamaFactory#7396, pytorch/pytorch#149845, pytorch/pytorch#108861,

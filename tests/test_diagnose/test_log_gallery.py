@@ -20,7 +20,8 @@ EXPECTED = {
 ENDS_WELL = {"nan_loss", "nan_unfiltered"}
 NO_RULE = {"torchrun_rank_raises"}
 ABOUT_MEMORY = {
-    "memory_limited", "quoted_cuda_oom", "quoted_cuda_oom_other_process", "quoted_oom_killer_slurm",
+    "memory_limited", "cuda_oom_limited", "cuda_oom_others",
+    "quoted_cuda_oom", "quoted_cuda_oom_other_process", "quoted_oom_killer_slurm",
     "quoted_nccl_shared_memory", "quoted_shared_memory", "quoted_cuda_illegal_access",
 }  # fmt: skip
 
