@@ -1,11 +1,11 @@
 """What a training run needs in GPU memory, by formula: weights, activations, what the optimizer keeps. All in bytes.
 
-Estimates for planning and for messages. The activation figures are fitted to measurements of a Qwen3-8B (LoRA on
-all linear layers, bf16, without checkpointing, 5,840 tokens in a pass on an H200): 1.05 GiB per decoder layer with
-PyTorch's own norm, rotary embedding and MLP, 0.79 GiB with Liger's.
+Estimates for planning and for messages. Activations are counted tensor by tensor. Measured on an H200 (Qwen3-8B, LoRA
+on all linear layers, bf16, no checkpointing, 5,840 tokens in a pass) were 1.05 GiB per decoder layer with PyTorch's
+own norm, rotary embedding and MLP, 0.79 GiB with Liger's; both are met within 6 %.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,8 @@ GIB = 2**30
 FOUR_BIT_SHARE = 0.27
 """Size of 4-bit weights against 16-bit ones: NF4 with the scales of its blocks."""
 
-_STOCK, _KERNELS = (11.6, 4.0), (8.7, 3.0)
-"""Values kept per token and layer: so many times hidden_size plus so many times intermediate_size."""
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Names of the linear layers of one decoder layer."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,44 @@ def estimate_weights(shape: Shape, bits: int = 16) -> float:
     return 2.0 * share * count_linear_parameters(shape) + 2 * wide * count_embedding_parameters(shape)
 
 
+def count_kept(
+    shape: Shape,
+    targets: Collection[str] = LINEAR,
+    kernels: bool = False,
+    head_norms: bool = True,
+    dropout: bool = False,
+    element: int = 2,
+    between: int = 2,
+) -> float:
+    """Return the bytes that one decoder layer keeps for one token until its backward pass.
+
+    Counted are the tensors that autograd saves: of a norm its input (in float32 with PyTorch's own), of attention
+    queries, keys, values and output, of SwiGLU both inputs (and the activated one with PyTorch's own), and the input
+    of a linear layer only where its weights, or an adapter on it, are trained.
+
+    Args:
+        shape: of the decoder.
+        targets: linear layers whose weights, or adapters on them, are trained.
+        kernels: with Liger's norm, rotary embedding and MLP.
+        head_norms: queries and keys have norms of their own (Qwen3).
+        dropout: adapters drop some of their input: each target keeps a copy and a mask.
+        element, between: bytes of a value inside of a layer, and between layers.
+    """
+    hidden, inner = shape.hidden_size, shape.intermediate_size
+    queries, keys = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
+    norm = max(element, between) if kernels else 4
+    kept = 2 * hidden * norm + (queries + keys) * norm * head_norms
+    kept += (2 * queries + 2 * keys) * element + 4 * shape.num_attention_heads
+    kept += (2 if kernels else 3) * inner * element
+    inputs = {("q_proj", "k_proj", "v_proj"): hidden, ("gate_proj", "up_proj"): hidden, ("down_proj",): inner}
+    kept += sum(size * element for names, size in inputs.items() if set(names) & set(targets))
+    if dropout:
+        sizes = dict(zip(LINEAR, shape.linear_layers, strict=True))
+        kept += sum(sizes[name][0] * (element + 1) for name in targets)
+
+    return float(kept)
+
+
 def estimate_activations(
     shape: Shape, tokens: int, checkpointing: bool, kernels: bool = False, element: int = 2, offloaded: bool = False
 ) -> float:
@@ -88,8 +126,7 @@ def estimate_activations(
         element: bytes of a value: 2 with bf16 or fp16, 4 without.
         offloaded: the hidden states of checkpointing wait in host memory (``use_unsloth_gc``).
     """
-    hidden, inner = _KERNELS if kernels else _STOCK
-    layer = tokens * element * (hidden * shape.hidden_size + inner * shape.intermediate_size)
+    layer = tokens * count_kept(shape, kernels=kernels, element=element, between=element)
     if not checkpointing:
         return shape.num_hidden_layers * layer
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ..core.memory import count_kept
 from .base_model import BaseModel
 from .machine import Machine
 from .recipe import Recipe
@@ -96,33 +97,9 @@ def estimate_pass(
 def kept_per_token(
     recipe: Recipe, base: BaseModel, targets: frozenset[str], element: int = 2, between: int = 2
 ) -> float:
-    """Return the bytes that one decoder layer keeps for one token until its backward pass.
-
-    ``element`` and ``between`` are the bytes of a value inside of a layer and between layers.
-    Counted are the tensors that autograd saves: of a norm its input (in float32 with PyTorch's own), of attention
-    queries, keys, values and output, of SwiGLU both inputs (and the activated one with PyTorch's own), and the input
-    of a linear layer only where its weights, or an adapter on it, are trained.
-    """
-    shape, liger = base.shape, recipe["enable_liger_kernel"]
-    hidden, inner = shape.hidden_size, shape.intermediate_size
-    queries, keys = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
-    norm = max(element, between) if liger else 4
-    kept = 2 * hidden * norm + (queries + keys) * norm * base.qwen3
-    kept += (2 * queries + 2 * keys) * element + 4 * shape.num_attention_heads
-    kept += (2 if liger else 3) * inner * element
-    if targets & {"q_proj", "k_proj", "v_proj"}:
-        kept += hidden * element
-
-    if targets & {"gate_proj", "up_proj"}:
-        kept += hidden * element
-
-    if "down_proj" in targets:
-        kept += inner * element
-
-    if recipe.adapter and recipe["lora_dropout"] > 0:  # each target drops on its own: a copy and a mask
-        kept += sum(base.linear[name][0] * (element + 1) for name in targets)
-
-    return float(kept)
+    """Return the bytes that one decoder layer keeps for one token; see :func:`~..core.memory.count_kept`."""
+    dropout = recipe.adapter and recipe["lora_dropout"] > 0
+    return count_kept(base.shape, targets, recipe["enable_liger_kernel"], base.qwen3, dropout, element, between)
 
 
 def working_per_token(recipe: Recipe, base: BaseModel, element: int = 2) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ChatTSError
-from ..core.memory import Shape, count_embedding_parameters, count_linear_parameters
+from ..core.memory import LINEAR, Shape, count_embedding_parameters, count_linear_parameters
 from .recipe import Recipe
 
 
@@ -28,7 +28,6 @@ PUBLISHED = {
 """Sizes of the published bases, for recipes that name them where they are not downloaded yet."""
 
 _SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
-_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class BaseModel:
     @property
     def linear(self) -> dict[str, tuple[int, int]]:
         """Inputs and outputs of the linear layers of one decoder layer, by name."""
-        return dict(zip(_LINEAR, self.shape.linear_layers, strict=True))
+        return dict(zip(LINEAR, self.shape.linear_layers, strict=True))
 
     @property
     def encoder_linear(self) -> list[tuple[int, int]]:
