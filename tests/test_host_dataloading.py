@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from host_steps import collate, load_data, parse
 
 from llamafactory_chatts.host import dataloading
@@ -41,7 +42,7 @@ class TestDefaultWorkers:
     def two(self, monkeypatch):
         """As on a GPU: there the choice is 2."""
         monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
-        monkeypatch.setattr(dataloading, "choose_workers", lambda device: (2, ""))
+        monkeypatch.setattr(dataloading, "choose_workers", lambda device, deepspeed: (2, ""))
 
     def parsed(self, settings):
         args = parse(settings).training_args
@@ -69,9 +70,23 @@ class TestDefaultWorkers:
         assert get_train_args(words)[2].dataloader_num_workers == 2
         assert get_train_args([*words, "--dataloader_num_workers=0"])[2].dataloader_num_workers == 0
 
+    def test_the_deepspeed_file_is_looked_at(self, recipe, monkeypatch):
+        monkeypatch.setattr(dataloading, "choose_workers", lambda device, deepspeed: (0 if deepspeed else 2, "why"))
+        run, plugin = parse(recipe()), SimpleNamespace(hf_ds_config=zero())
+        assert run.training_args.deepspeed_plugin is None and run.training_args.dataloader_num_workers == 2
+        run.training_args.dataloader_num_workers = 0
+        monkeypatch.setattr(run.training_args, "deepspeed_plugin", plugin)
+        dataloading.default_workers({}, run.model_args, run.data_args, run.training_args, run.finetuning_args)
+        assert run.training_args.dataloader_num_workers == 0
+
     def test_not_for_streams_and_not_for_other_templates(self, recipe):
         assert self.parsed(recipe(streaming=True)) == (0, False, None)
         assert self.parsed(recipe(template="qwen3_nothink")) == (0, False, None)
+
+
+def zero(stage=3, **offload):
+    """Return the configuration of DeepSpeed as the trainer holds it; no DeepSpeed is needed for that."""
+    return HfDeepSpeedConfig({"zero_optimization": {"stage": stage, "offload_param": offload or None}})
 
 
 class TestChoice:
@@ -99,6 +114,26 @@ class TestChoice:
     def test_no_copies_of_the_model(self, monkeypatch):
         monkeypatch.setattr(dataloading.multiprocessing, "get_all_start_methods", lambda: ["spawn"])
         assert dataloading.choose_workers("cuda")[0] == 0
+
+    @pytest.mark.parametrize("pinning", [{}, {"pin_memory": False}])
+    def test_weights_in_host_memory_that_forks_share(self, pinning):
+        workers, why = dataloading.choose_workers("cuda", zero(device="cpu", **pinning))
+        assert workers == 0 and "offload_param: pin_memory: true" in why
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            zero(),
+            zero(device="cpu", pin_memory=True),
+            zero(device="none"),
+            zero(device="nvme", nvme_path="/fast"),
+            zero(stage=2, device="cpu"),
+            HfDeepSpeedConfig({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}}}),
+            HfDeepSpeedConfig({"bf16": {"enabled": "auto"}}),
+        ],
+    )
+    def test_other_deepspeed_files_keep_the_workers(self, config):
+        assert dataloading.choose_workers("cuda", config) == (2, "")
 
 
 class TestRowsAtATime:

@@ -96,19 +96,23 @@ def test_two_processes(tiny_base, data_dir, tmp_path):  # noqa: F811
 
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
 def test_two_processes_of_deepspeed_zero3(tiny_base, data_dir, tmp_path):  # noqa: F811
-    """The number of rows whose tokens fill a pass differs between the processes: a wrong count of passes hangs."""
+    """Losses are those of one process, which one wrong weight changes (6.8791 was seen, not 6.8763).
+
+    The number of rows whose tokens fill a pass differs between the processes: a wrong count of passes hangs.
+    """
+    from llamafactory.train.tuner import run_exp
+
+    common = {"dataset": "mixed", "finetuning_type": "full", "loss_normalization": "batch"}
+    run_exp(settings(tiny_base, data_dir, tmp_path / "one", use_cpu=True, **shape(1, 8, max_steps=4), **common))
+    expected = losses(tmp_path / "one")
     config = tmp_path / "zero3.json"
     config.write_text(json.dumps(ZERO3))
-    found = {}
     for port, (name, changes) in enumerate({"plain": {}, "filled": {"tokens_per_batch": 420}}.items(), start=29641):
         folder = tmp_path / name
         folder.mkdir()
         recipe = settings(
-            tiny_base, data_dir, folder / "out", deepspeed=str(config), **shape(1, 4, max_steps=4, **changes)
+            tiny_base, data_dir, folder / "out", deepspeed=str(config), **shape(1, 4, max_steps=4, **changes), **common
         )
-        recipe |= {"dataset": "mixed", "finetuning_type": "full", "loss_normalization": "batch"}
         flags = ["--num_accelerators", "2", "--no_local_rank", "--master_port", str(port)]
         launch([BIN / "deepspeed", *flags], recipe, folder, DS_ACCELERATOR="cpu")
-        found[name] = losses(folder / "out")
-
-    assert len(found["plain"]) == 4 and found["filled"] == pytest.approx(found["plain"], abs=1e-3)
+        assert losses(folder / "out") == pytest.approx(expected, abs=1e-4), name

@@ -31,8 +31,8 @@ class Machine:
 
     @functools.cached_property
     def _torch_probe(self) -> subprocess.Popen:
-        companions = [name for name in FAMILY[1:] if version_of(name)]
-        return probes.start(probes.TORCH, *companions, *(["flash_attn"] if version_of("flash-attn") else []))
+        companions = {**{name: name for name in FAMILY[1:]}, "flash-attn": "flash_attn", "deepspeed": "deepspeed"}
+        return probes.start(probes.TORCH, *(module for name, module in companions.items() if version_of(name)))
 
     @functools.cached_property
     def _quantise_probe(self) -> subprocess.Popen:

@@ -22,6 +22,7 @@ WITHOUT_THEM = {
     "liger-kernel": "enable_liger_kernel then uses PyTorch's own operations, about a quarter slower",
     "bitsandbytes": "needed for quantization_bit: 4 or 8",
     "deepspeed": "needed for ZeRO",
+    "setuptools": "needed for DeepSpeed (ZeRO) from Python 3.12 on",
 }
 """Packages that a training can do without."""
 
@@ -220,9 +221,16 @@ def vllm(machine: "Machine") -> Iterator[Finding]:
 
 
 def deepspeed(machine: "Machine") -> Iterator[Finding]:
-    """What DeepSpeed compiles when it is used: the CPU optimizer of ZeRO with offload."""
+    """DeepSpeed can be imported, and what it compiles when it is used: the CPU optimizer of ZeRO with offload."""
     version = version_of("deepspeed")
     if version is None:
+        return
+
+    error = (machine.torch.get("deepspeed") or {}).get("error")
+    if error:
+        lost = "No module named 'distutils'" in error  # not in Python 3.12 any more; setuptools brings it
+        fix = "pip install setuptools" if lost else f"pip install --force-reinstall --no-deps deepspeed=={version}"
+        yield Finding("error", "deepspeed", f"{version} cannot be imported: {error}", fix=f"Run: {fix}")
         return
 
     missing = [name for name in ("g++", "ninja") if shutil.which(name) is None]

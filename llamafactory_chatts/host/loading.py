@@ -5,6 +5,7 @@ from typing import Any
 from ..core.contract import QWEN2_TYPE, QWEN3_TYPE
 from ..core.errors import ChatTSError
 from .compat import patch
+from .deepspeed_gather import gather_in_order
 
 
 def chatts_config(loader: Any, model_args: Any) -> Any:
@@ -99,6 +100,7 @@ def prepare_model(loader: Any, name: str) -> None:
                 )
 
             model_args.trust_remote_code = False
+            gather_in_order()
             model = original(tokenizer, model_args, finetuning_args, is_trainable, add_valuehead)
             if is_trainable:
                 from .speed import use_fast_paths

@@ -1,6 +1,7 @@
 """Out of GPU memory: the error names the three settings that would help most now, with their estimated effect."""
 
 import contextlib
+import re
 import traceback
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -9,11 +10,23 @@ from typing import Any
 import torch
 
 from ..core.errors import ChatTSError, shorten
-from ..core.memory import Shape
+from ..core.memory import GIB, Shape
 from ..core.memory_advice import Run, rank_effects
 from .compat import patch
 from .loading import chatts_config
 
+
+BUSY = 1 * GIB
+"""Bytes that other processes hold from which on small settings are not worth a word."""
+
+LITTLE = 0.2 * GIB
+"""Bytes below which a setting is small."""
+
+UNKNOWN = 2**60
+"""Bytes from which on a size is no size: the driver of Windows does not tell it, PyTorch then prints 2**64."""
+
+_SIZE = r"([\d.]+) (bytes|KiB|MiB|GiB)"
+_UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": GIB}
 
 _parsed = SimpleNamespace(model=None, data=None, training=None, finetuning=None)
 """The arguments of the run of this process; trainers are not given all of them."""
@@ -86,14 +99,45 @@ def name_moment(err: BaseException) -> str:
 
 
 def explain(run: Run, where: str, err: BaseException) -> ChatTSError:
-    """Return the error for a run that has no memory left."""
-    effects = "; ".join(str(effect) for effect in rank_effects(run))
-    if effects:
-        fix = f"By estimate these would help most now: {effects}"
+    """Return the error for a run that has no memory left; other processes on the GPU are named before any setting."""
+    others = read_other_processes(str(err))
+    held, effects = sum(others), rank_effects(run)
+    if held > BUSY:
+        effects = [effect for effect in effects if effect.saved >= LITTLE]
+
+    advice = "; ".join(str(effect) for effect in effects)
+    if advice:
+        fix = f"By estimate these would help most now: {advice}"
     else:
         fix = "No setting is left that would help much; use shorter series, a smaller base or a larger GPU"
 
-    return ChatTSError(f"no memory is left on the GPU {where} ({shorten(err, 200)})", where="out of memory", fix=fix)
+    what = f"no memory is left on the GPU {where}"
+    if others:
+        what += f": {len(others)} other process{'es hold' if len(others) > 1 else ' holds'} {held / GIB:.2f} GiB of it"
+        free = "Run nvidia-smi and end them, or choose another GPU with CUDA_VISIBLE_DEVICES"
+        fix = f"{free}. {fix}" if advice else free
+
+    return ChatTSError(f"{what} ({shorten(err, 200)})", where="out of memory", fix=fix)
+
+
+def read_other_processes(message: str) -> list[float]:
+    """Return how many bytes of the GPU each other process holds, as PyTorch's message lists them.
+
+    Where process numbers differ from those that the driver sees (containers), this process is listed like the others
+    and no "this process" follows: the one nearest to what PyTorch holds by itself is left out. Without numbers from
+    the driver (Windows) nothing is returned.
+    """
+    found = [_bytes(*size) for size in re.findall(rf"Process \d+ has {_SIZE} memory in use", message)]
+    if found and "this process has" not in message:
+        own = re.findall(rf"{_SIZE} (?:is allocated|is reserved) by PyTorch", message)
+        held = sum(_bytes(*size) for size in own)
+        found.remove(min(found, key=lambda size: abs(size - held)))
+
+    return [size for size in found if size < UNKNOWN]
+
+
+def _bytes(number: str, unit: str) -> float:
+    return float(number) * _UNITS[unit]
 
 
 def describe(config: Any, model_args: Any, finetuning_args: Any, trainer: Any = None, inputs: Any = None) -> Run:

@@ -149,6 +149,18 @@ class TestPackages:
         (finding,) = environment_packages.deepspeed(machine())
         assert finding.level == "warning" and "g++, ninja, nvcc" in finding.what and "toolkit 12.8" in finding.fix
 
+    @pytest.mark.parametrize(
+        "error, fix",
+        [
+            ("ModuleNotFoundError: No module named 'distutils'", "Run: pip install setuptools"),
+            ("ImportError: oops", "Run: pip install --force-reinstall --no-deps deepspeed==0.18.9"),
+        ],
+    )
+    def test_a_deepspeed_that_cannot_be_imported(self, machine, installed, error, fix):
+        installed(deepspeed="0.18.9")
+        (finding,) = environment_packages.deepspeed(machine(deepspeed={"error": error}))
+        assert (finding.level, finding.fix) == ("error", fix) and finding.what.endswith(error)
+
     def test_commands_of_another_environment(self, machine, monkeypatch):
         monkeypatch.setattr(environment_packages.shutil, "which", lambda name: f"/elsewhere/bin/{name}")
         found = [one for one in environment_packages.python(machine()) if one.level == "warning"]
@@ -184,6 +196,14 @@ class TestProbes:
         (finding,) = environment_packages.torch_family(made)
         assert (finding.level, finding.subject) == ("error", "torch") and words in finding.what
         assert "--force-reinstall" in finding.fix
+
+    def test_a_deepspeed_without_distutils(self, tmp_path, monkeypatch, installed):
+        """As on Python 3.12 without setuptools."""
+        (tmp_path / "deepspeed.py").write_text("raise ModuleNotFoundError(\"No module named 'distutils'\")")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        installed(deepspeed="0.18.9", torchvision=None, torchaudio=None, flash_attn=None)
+        (finding,) = environment_packages.deepspeed(Machine(tmp_path))
+        assert (finding.level, finding.fix) == ("error", "Run: pip install setuptools")
 
     def test_what_was_said_before_a_crash_is_kept(self):
         answers = probes.ask(probes._SAY + "say('first', 1)\nimport os; os.abort()")
