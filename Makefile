@@ -2,6 +2,7 @@
 # make test   set up, then run the tests
 PYTHON ?= python3
 BIN := .venv/bin
+TEST_PROCESSES ?= 2
 export HF_HUB_OFFLINE ?= 1
 export OMP_NUM_THREADS ?= 2
 
@@ -24,8 +25,9 @@ demo: setup
 	@echo "adapter     demo_output/adapter"
 	@echo "loss curve  demo_output/adapter/training_loss.png"
 
+test: export OMP_NUM_THREADS = 1
 test: setup
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
 
 quick: setup
 	$(BIN)/python -m pytest -q -m "not slow and not gpu"

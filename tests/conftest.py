@@ -22,6 +22,23 @@ _CACHE = tempfile.mkdtemp(prefix="chatts_tests_")
 os.environ["HF_DATASETS_CACHE"] = _CACHE  # before `datasets` is imported: no test meets an older run's cache
 
 
+class _PackagesFirst:
+    """Imports the host's ``extras.packages`` before its ``model``, as its own entry points do.
+
+    ``model`` imports trl, which otherwise takes packages for installed that are not (mergekit): what a test can import
+    would depend on the tests before it.
+    """
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "llamafactory.model":
+            import llamafactory.extras.packages  # noqa: F401
+
+        return None
+
+
+sys.meta_path.insert(0, _PackagesFirst())
+
+
 def pytest_sessionfinish(session, exitstatus):
     shutil.rmtree(_CACHE, ignore_errors=True)
 

@@ -1,5 +1,6 @@
 """The machine that a run is planned for: its cards, how many, and the host memory beside them."""
 
+import difflib
 import functools
 import json
 import re
@@ -9,6 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..core.errors import ChatTSError
+
+
+USABLE = 0.985
+"""Share of the memory that ``nvidia-smi`` shows which PyTorch can use."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ def find_card(name: str) -> Card:
     """Return the card that a name stands for, as people or ``nvidia-smi`` write it.
 
     Raises:
-        ChatTSError: not in the table.
+        ChatTSError: not in the table; so are cards of notebooks, which have less memory under the same name.
     """
     wanted, size = _squeeze(name), re.search(r"(\d+)\s*gi?b", name.lower())
     hits = [
@@ -81,14 +86,14 @@ def find_card(name: str) -> Card:
         for short in names
         if re.search(rf"{short}(?![0-9])", wanted)
     ]
-    if hits:
+    if hits and not re.search(r"laptop|max-?q|mobile", name.lower()):
         best = [card for length, card in hits if length == max(hits, key=lambda hit: hit[0])[0]]
         return min(best, key=lambda card: abs(card.gib - float(size[1]))) if size else best[0]
 
-    names = ", ".join(card.name for card, _ in known_cards())
-    raise ChatTSError(
-        f"{name!r} is not in the table of cards", where="--gpu", fix=f"Use one of: {names}; or give --vram GIB"
-    )
+    every = [card.name for card, _ in known_cards()]
+    near = difflib.get_close_matches(name, every, n=6, cutoff=0.4) or every[:6]
+    fix = f"Give --vram GIB, or one of the {len(every)} cards in plan/cards.json, such as {', '.join(near)}"
+    raise ChatTSError(f"{name!r} is not in the table of cards", where="--gpu", fix=fix)
 
 
 def parse_gpu(text: str) -> tuple[Card, int]:
@@ -144,11 +149,14 @@ def _own_cards() -> tuple[Card | None, int]:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
         rows = [line.rsplit(",", 1) for line in done.stdout.strip().splitlines()]
         if rows:
-            name, mebibytes = rows[0][0].strip(), float(rows[0][1])
+            name, size = rows[0][0].strip(), float(rows[0][1]) / 1024
+            usable = round(size * USABLE, 2)
             try:
-                return find_card(name), len(rows)
+                card = find_card(f"{name} {size:.0f}GB")  # several cards have one name and different memory
             except ChatTSError:
-                return Card(name, round(mebibytes / 1024 * 0.985, 2)), len(rows)
+                return Card(name, usable), len(rows)
+
+            return (card if abs(card.gib / usable - 1) < 0.1 else replace(card, gib=usable)), len(rows)
 
     return None, 1
 

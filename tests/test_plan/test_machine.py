@@ -22,6 +22,10 @@ from llamafactory_chatts.plan.machine import choose_machine, known_cards, parse_
         ("NVIDIA H100 80GB HBM3", "H100", 1),
         ("Tesla V100-SXM2-32GB", "V100 32GB", 1),
         ("NVIDIA A10", "A10", 1),
+        ("NVIDIA GeForce RTX 3080", "RTX 3080 10GB", 1),
+        ("RTX 3080 12GB", "RTX 3080 12GB", 1),
+        ("NVIDIA L40S", "L40S", 1),
+        ("NVIDIA GeForce RTX 4070 Ti SUPER", "RTX 4070 Ti SUPER", 1),
     ],
 )
 def test_names(text, name, count):
@@ -29,7 +33,7 @@ def test_names(text, name, count):
     assert (card.name, found) == (name, count)
 
 
-@pytest.mark.parametrize("text", ["RTX 6000", "RTX A1000", "GTX 1080", "", "RTX 3090 x0"])
+@pytest.mark.parametrize("text", ["RTX 6000", "RTX A1000", "GTX 1080", "", "RTX 3090 x0", "RTX 4070 Laptop GPU"])
 def test_names_that_stand_for_no_card(text):
     with pytest.raises(ChatTSError, match="--gpu"):
         parse_gpu(text)
@@ -59,6 +63,29 @@ def test_the_cards_of_this_machine(monkeypatch):
     monkeypatch.setattr(machine.subprocess, "run", lambda *args, **kwargs: said)
     found = choose_machine(None, None, None)
     assert (found.card.name, found.count) == ("H200", 2) and found.ram > 1
+
+
+@pytest.mark.parametrize(
+    ("printed", "name", "gib"),
+    [
+        ("NVIDIA GeForce RTX 4060 Ti, 8188", "RTX 4060 Ti 8GB", 7.7),
+        ("NVIDIA GeForce RTX 4060 Ti, 16380", "RTX 4060 Ti 16GB", 15.7),
+        ("NVIDIA GeForce RTX 3080, 12288", "RTX 3080 12GB", 11.65),
+        ("NVIDIA GeForce RTX 2080 Ti, 22528", "RTX 2080 Ti", 21.67),
+        ("NVIDIA GeForce RTX 4070 Laptop GPU, 8188", "NVIDIA GeForce RTX 4070 Laptop GPU", 7.88),
+        ("NVIDIA Something, 10240", "NVIDIA Something", 9.85),
+    ],
+)
+def test_the_memory_that_this_machine_s_card_has(monkeypatch, printed, name, gib):
+    said = machine.subprocess.CompletedProcess([], 0, printed + "\n")
+    monkeypatch.setattr(machine.subprocess, "run", lambda *args, **kwargs: said)
+    card = choose_machine(None, None, None).card
+    assert card.name == name and card.gib == pytest.approx(gib, abs=0.01)
+
+
+def test_the_error_names_near_cards():
+    with pytest.raises(ChatTSError, match="such as .*RTX 4090"):
+        parse_gpu("RTX 4091")
 
 
 def test_figures_that_are_none():
