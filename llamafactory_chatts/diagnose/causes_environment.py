@@ -97,6 +97,11 @@ CAUSES = (
         "Set flash_attn: sdpa, which needs no package",
     ),
     rule(
+        r"ModuleNotFoundError: No module named 'distutils",
+        "a package (DeepSpeed 0.18 is one) uses distutils, which Python has no more from 3.12 on",
+        "pip install setuptools, which brings it",
+    ),
+    rule(
         r"ModuleNotFoundError: No module named '(?P<name>[\w.]+)'",
         "the Python module {name} is not installed in this environment",
         "Activate the right environment, or pip install the package that holds {name}",

@@ -10,8 +10,8 @@ CAUSES = (
         lambda match: (
             f"host memory ran out: {int(match['size'] or match['more']) / 2**30:.1f} GiB more could not be had"
         ),
-        "Free memory (`free -g`, cgroup limit, `ulimit -v`); with ZeRO-3 every process loads the checkpoint: fewer "
-        "processes or llamafactory-cli with quantization_bit: 4; `lmf-chatts plan` predicts the need",
+        "Free memory (`free -g`, cgroup limit, `ulimit -v`); offload less with DeepSpeed, or use llamafactory-cli "
+        "with quantization_bit: 4; `lmf-chatts plan` predicts the need",
     ),
     rule(
         r"MemoryError|std::bad_alloc|Cannot allocate memory|ArrowMemoryError|Unable to allocate [\d.]+ [KMG]iB",

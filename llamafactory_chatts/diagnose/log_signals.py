@@ -115,9 +115,9 @@ def _killed(facts: Facts, who: str, phase: str, evidence: str, peers: str) -> Di
         return Diagnosis(
             f"{who} was ended by the kernel's out-of-memory killer{phase}: host memory ran out, not GPU memory",
             quote(facts.oom),
-            "Give it more host memory or need less: with ZeRO-3 every process loads the whole checkpoint, so use "
-            "fewer "
-            "processes or QLoRA by llamafactory-cli; lower dataloader_num_workers and preprocessing_num_workers; "
+            "Give it more host memory or need less: DeepSpeed's offloading pins up to twice the weights' size "
+            "(ds_z3_offload_unpinned.json takes less), QLoRA by llamafactory-cli needs a few GiB; lower "
+            "dataloader_num_workers and preprocessing_num_workers; "
             "`lmf-chatts plan RECIPE.yaml` predicts the need" + peers,
         )
 
