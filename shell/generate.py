@@ -58,11 +58,12 @@ def recipe_text(name: str, recipe: dict[str, Any], table: dict[str, Any]) -> str
     if owner is not None:
         run = [f"shell/{owner}.sh        with checks, log and PID file (docs/launchers.md), or plain:", *run]
 
+    plan = f'lmf-chatts plan {file} --gpu "{recipe["card"]}"'
     lines = [
         f"# {recipe['title'].replace(';', ':', 1)}",
         f"# needs   {recipe['needs']}",
         *(f"# {'run' if at == 0 else '':<7} {line}" for at, line in enumerate(run)),
-        "# memory  " + " ".join(filter(None, [f'lmf-chatts plan {file} --gpu "{recipe["card"]}"', recipe.get("plan")])),
+        f"# memory  {' '.join(filter(None, [plan, recipe.get('plan')]))}",
         "# time    the same command says it for your data",
         MADE_BY,
     ]
