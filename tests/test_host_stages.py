@@ -84,6 +84,16 @@ def test_other_series_give_other_numbers(run, stage):
         assert len(found) == 3 and all(value.any() for value in found.values()), "the encoder was trained"
 
 
+@pytest.mark.parametrize("stage", ["sft", "dpo", "kto", "rm"])
+def test_a_line_per_step(run, capsys, stage):
+    settings, entry, _ = STAGES[stage]
+    run("lines", rows_of(A), entry, timeseries_sft_lr=1e-2, **settings)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
+    assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
+    assert all("encoder lr" in line and "rows/s" in line and "tokens/s" in line for line in lines)
+    assert all(("accuracy" in line) == (stage == "dpo") for line in lines)
+
+
 @pytest.mark.parametrize("stage", ["dpo", "kto"])
 def test_text_only_rows_among_them(run, stage):
     settings, entry, _ = STAGES[stage]

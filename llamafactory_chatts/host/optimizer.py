@@ -32,7 +32,6 @@ def count_labelled_tokens(module: Any, name: str) -> None:
 
             self.model_accepts_loss_kwargs = getattr(self.finetuning_args, "loss_normalization", "token") == "token"
             start_token_budget(self, get_logger())
-            print_lines(self)
 
         return __init__
 
@@ -69,10 +68,16 @@ def split_groups(optimizer: Any, parameters: list, rate: float) -> None:
 
 
 def split_encoder_group(module: Any, name: str) -> None:
-    """``timeseries_sft_lr``: give the encoder its own groups right after the optimizer is made."""
+    """``timeseries_sft_lr``: give the encoder its own groups right after the optimizer is made.
+
+    It is also the last moment before a training of any stage begins: from here on a line is printed per step.
+    """
 
     def build(original: Any) -> Any:
         def create_optimizer(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if is_chatts_model(getattr(self.model, "config", None)):
+                print_lines(self)
+
             made_before = self.optimizer
             optimizer = original(self, *args, **kwargs)
             rate = getattr(self.finetuning_args, "timeseries_sft_lr", None)

@@ -24,6 +24,10 @@ def count_tokens(trainer: Any, inputs: Any) -> None:
     trainer.chatts_tokens = getattr(trainer, "chatts_tokens", 0) + tokens
 
 
+OF_PAIRS = {"rewards/accuracies": "accuracy", "rewards/margins": "margin"}
+"""What the stages that compare answers (dpo, kto) log, and what it is called in a line."""
+
+
 class StepLine(ProgressCallback):
     """Takes the place of the host's progress bar and its dictionaries.
 
@@ -78,6 +82,7 @@ class StepLine(ProgressCallback):
         seconds, steps = max(now - then, 1e-9), step - last_step
         rows = steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         parts = [f"step {step}/{state.max_steps}", f"loss {logs['loss']:.4f}"]
+        parts += [f"{name} {logs[key]:.3g}" for key, name in OF_PAIRS.items() if key in logs]
         parts += [f"grad {logs['grad_norm']:.3g}"] if "grad_norm" in logs else []
         parts += [f"lr {logs['learning_rate']:.3g}"] if "learning_rate" in logs else []
         parts += [f"encoder lr {logs[LOG_KEY]:.3g}"] if LOG_KEY in logs else []
@@ -110,7 +115,10 @@ def as_pairs(logs: dict[str, Any]) -> str:
 
 
 def print_lines(trainer: Any) -> None:
-    """Put :class:`StepLine` in the place of the callbacks that print dictionaries."""
+    """Put :class:`StepLine` in the place of the callbacks that print dictionaries; once."""
+    if any(isinstance(callback, StepLine) for callback in trainer.callback_handler.callbacks):
+        return
+
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
 
