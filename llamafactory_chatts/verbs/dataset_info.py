@@ -1,6 +1,7 @@
 """Add, list, remove and check entries of dataset_info.json, the file in which LLaMA-Factory looks up datasets.
 
-add        adds an entry for a data file; a name that is taken is refused unless --replace is given
+add        adds an entry for a data file whose first rows have the columns it names; a name that is taken is refused
+           unless --replace is given
 list       prints every entry
 remove     removes an entry; its data file stays
 validate   names every wrong key, and every data file that does not exist
@@ -16,6 +17,7 @@ examples:
 """
 
 import argparse
+import itertools
 import json
 import os
 from pathlib import Path
@@ -25,10 +27,16 @@ from ..core.contract import COLUMN
 from ..core.errors import ChatTSError
 from ..data import dataset_info
 from ..data.demo import SHIPPED
+from ..data.row_reading import SUFFIXES, read_rows
 
 
 ACTIONS = ("add", "list", "remove", "validate", "generate")
-COLUMNS = ("prompt", "query", "response", "history", "messages", "system", "chosen", "rejected", "kto_tag")
+COLUMNS = {"prompt": "input", "query": "", "response": "output", "history": "", "messages": "", "system": "",
+           "chosen": "", "rejected": "", "kto_tag": ""}  # fmt: skip
+"""LLaMA-Factory's columns -> what :func:`entry_for` calls them where nothing is said."""
+
+LOOKED_AT = 100
+"""Rows of a file that are read to see whether its columns are there."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,8 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeseries", default=COLUMN, metavar="COLUMN", help="its name; '' for text-only data")
     parser.add_argument("--ranking", action="store_true", help="rows are pairs, chosen and rejected")
     parser.add_argument("--replace", action="store_true", help="change an entry that is there (add)")
-    for column in COLUMNS:
-        parser.add_argument(f"--{column.replace('_', '-')}", metavar="COLUMN", help=argparse.SUPPRESS)
+    columns = parser.add_argument_group("columns (add)", "what the file calls LLaMA-Factory's columns")
+    for column, default in COLUMNS.items():
+        known = f"(default: {default}, in alpaca and chatts rows)" if default else ""
+        columns.add_argument(f"--{column.replace('_', '-')}", metavar="COLUMN", help=known or None)
 
 
 def entry_for(args: argparse.Namespace) -> dict[str, Any]:
@@ -75,7 +85,7 @@ def entry_for(args: argparse.Namespace) -> dict[str, Any]:
 
     columns = {column: getattr(args, column) for column in COLUMNS if getattr(args, column)}
     if args.formatting not in ("sharegpt", "openai"):
-        columns = {"prompt": "input", "response": "output", **columns}
+        columns = {**{column: default for column, default in COLUMNS.items() if default}, **columns}
         if args.ranking and not args.response:
             columns.pop("response")
 
@@ -85,8 +95,32 @@ def entry_for(args: argparse.Namespace) -> dict[str, Any]:
     return {**entry, "columns": columns}
 
 
+def check_columns(file: Path, columns: dict[str, str]) -> None:
+    """Raise a :class:`ChatTSError` where none of a file's first rows has a column that an entry names.
+
+    Kinds of files that only LLaMA-Factory reads (CSV, a folder) are left alone, and files without a row.
+    """
+    if file.suffix.lower() not in SUFFIXES or not file.is_file():
+        return
+
+    there: set[str] = set()
+    for _, row in itertools.islice(read_rows(file), LOOKED_AT):
+        there |= set(row) if isinstance(row, dict) else set()
+
+    for column, name in columns.items() if there else ():
+        if name not in there:
+            option = "--" + column.replace("_", "-")
+            fix = "Add --timeseries '' if these are texts alone, or" if column == COLUMN else "Name it with"
+            raise ChatTSError(
+                f"no row has the column {name} ({column}); there are: {', '.join(sorted(there))}",
+                where=str(file),
+                fix=f"{fix} {option} COLUMN",
+            )
+
+
 def _add(args: argparse.Namespace, path: Path) -> int:
     entry = entry_for(args)
+    check_columns(path.parent / entry["file_name"], entry["columns"])
     problems = list(dataset_info.find_problems(path, {args.name: entry}))
     if problems:
         first = problems[0]

@@ -50,6 +50,8 @@ def test_list_survives_an_entry_of_the_wrong_kind(tmp_path, capsys, entry):
 
 
 def test_formats(folder):
+    row = {"messages": [], "input": "a", "good": "b", "bad": "c", "timeseries": [[1, 2]]}
+    (folder / "plant.jsonl").write_text(json.dumps(row) + "\n")
     arguments = ["dataset-info", "add", "turns", "plant.jsonl", "--dir", str(folder), "--formatting", "sharegpt"]
     assert main([*arguments, "--messages", "messages", "--timeseries", ""]) == 0
     assert json.loads(text(folder))["turns"]["columns"] == {"messages": "messages"}
@@ -101,3 +103,37 @@ def test_writers_at_the_same_time_lose_nothing(folder):
     assert [process.wait(timeout=60) for process in running] == [0, 0, 0]
     assert len(json.loads(text(folder))) == 2 + 45
     assert sorted(path.name for path in folder.iterdir() if path.suffix == ".tmp") == []
+
+
+class TestColumns:
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (
+                ["--prompt", "question"],
+                "no row has the column question (prompt); there are: input, output, time",
+            ),
+            (["--kto-tag", "liked"], "Name it with --kto-tag COLUMN"),
+            (["--timeseries", "ts"], "Add --timeseries '' if these are texts alone, or --timeseries COLUMN"),
+        ],
+    )
+    def test_a_column_that_is_not_there(self, folder, capsys, words, said):
+        assert main(["dataset-info", "add", "plant", "plant.jsonl", "--dir", str(folder), *words]) == 2
+        assert said in capsys.readouterr().err
+        assert text(folder) == OTHERS
+
+    def test_one_row_with_it_is_enough(self, folder):
+        rows = [{"input": "a", "output": "b"}, {"input": "a", "output": "b", "rules": "c", "timeseries": []}]
+        (folder / "plant.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        assert main(["dataset-info", "add", "plant", "plant.jsonl", "--dir", str(folder), "--system", "rules"]) == 0
+
+    def test_files_that_only_the_host_reads(self, folder):
+        (folder / "plant.csv").write_text("input,output\na,b\n")
+        assert main(["dataset-info", "add", "plant", "plant.csv", "--dir", str(folder), "--timeseries", ""]) == 0
+
+    def test_help_names_the_options(self, capsys):
+        with pytest.raises(SystemExit):
+            main(["dataset-info", "--help"])
+
+        printed = capsys.readouterr().out
+        assert "--kto-tag COLUMN" in printed and "default: input" in printed
