@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 
+from ..core.memory import GIB, count_shares
 from .environment_machine import host_memory
 from .finding import Finding
 from .recipe_context import Context
 
 
-GIB = 2**30
 UNPINNED = "ds_z3_offload_unpinned.json"
 
 
@@ -35,12 +35,6 @@ def tensor_sizes(folder: Path) -> list[int]:
     return sizes
 
 
-def shares(sizes: list[int], world: int, element: int, pinned: bool) -> int:
-    """Return the bytes of one process's shares; PyTorch rounds each pinned allocation up to a power of two."""
-    found = [-(-size // world) * element for size in sizes]
-    return sum(1 << max(0, share - 1).bit_length() for share in found) if pinned else sum(found)
-
-
 def offloaded_weights(context: Context) -> Iterator[Finding]:
     """ZeRO-3 with weights in host memory needs that memory free on the node."""
     zero = (context.deepspeed or {}).get("zero_optimization")
@@ -56,7 +50,7 @@ def offloaded_weights(context: Context) -> Iterator[Finding]:
     count = int(os.environ.get("LOCAL_WORLD_SIZE", world)) if context.at_start else world
     element = 2 if context.on("bf16") or context.on("fp16") else 4
     pinned = offload.get("pin_memory") is True and bool(context.cards)
-    needed = count * shares(sizes, world, element, pinned) / GIB
+    needed = count * count_shares(sizes, world, element, pinned) / GIB
     free = memory["available"] + (0.0 if pinned else memory["swap"] or 0.0)
     if needed <= free:
         return
@@ -64,7 +58,7 @@ def offloaded_weights(context: Context) -> Iterator[Finding]:
     what = (
         f"DeepSpeed keeps {needed:.1f} GiB of weights in host memory, {free:.1f} GiB are free: the kernel would end it"
     )
-    loose = count * shares(sizes, world, element, False) / GIB
+    loose = count * count_shares(sizes, world, element, False) / GIB
     if pinned and loose <= memory["available"]:
         fix = f"Write deepspeed: examples/deepspeed/{UNPINNED}, which takes {loose:.1f} GiB and is slower"
     else:

@@ -7,7 +7,7 @@ checkpoint counts only where weights stay in host memory: on a machine without a
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..core.memory import GIB
+from ..core.memory import GIB, count_shares
 from .activations import Pass
 from .base_model import BaseModel
 from .machine import Machine
@@ -75,16 +75,12 @@ def launcher_of(machine: Machine, strategy: Strategy) -> str:
     return f"llamafactory-cli or torchrun, {machine.count} processes{nodes}, DDP"
 
 
-def _parked(base: BaseModel, world: int, element: float, pinned: bool) -> float:
-    """Return the bytes of one process's shares of the weights that DeepSpeed keeps in host memory.
-
-    Each tensor's share is an allocation of its own, and PyTorch rounds pinned ones up to a power of two.
-    """
+def _parked(base: BaseModel, world: int, element: int, pinned: bool) -> int:
+    """Return the bytes of one process's shares of the weights that DeepSpeed keeps in host memory."""
     tensors = [inputs * outputs for inputs, outputs in base.linear.values()] * base.shape.num_hidden_layers
     tensors += [base.embedding, base.head, *(inputs * outputs for inputs, outputs in base.encoder_linear)]
-    shares = [int(-(-size // world) * element) for size in tensors if size]
-    rest = base.total * element / world - sum(shares)
-    return float(sum(1 << (share - 1).bit_length() if pinned else share for share in shares) + max(rest, 0.0))
+    rest = base.total - sum(tensors)  # norms, biases, places: as one
+    return count_shares(tensors, world, element, pinned) + count_shares([rest], world, element, False)
 
 
 def _passing(recipe: Recipe, base: BaseModel, machine: Machine, strategy: Strategy, trained: Trained) -> float:
@@ -142,7 +138,9 @@ def estimate_host(
         parts["embedding"] = count * float(base.embedding * base.element)
 
     if gpu and strategy.offload_param:
-        parts["weights"] = count * (_parked(base, world, element, strategy.pinned) + trained.adapter * element / world)
+        parts["weights"] = count * (
+            _parked(base, world, int(element), strategy.pinned) + trained.adapter * element / world
+        )
         if loose and int(workers) > 0:  # a forked worker keeps the old pages of shares that are written at saving
             parts["copies for loader workers"] = parts["weights"]
     elif not gpu:

@@ -28,8 +28,8 @@ class TestSizes:
 
     def test_pinned_shares_are_rounded_up(self):
         sizes = [4096 * 12288, 4096 * 4096]  # of an MLP and an attention layer of ChatTS-8B, halved
-        assert checks.shares(sizes, 2, 2, pinned=False) == (48 + 16) * MIB
-        assert checks.shares(sizes, 2, 2, pinned=True) == (64 + 16) * MIB
+        assert checks.count_shares(sizes, 2, 2, pinned=False) == (48 + 16) * MIB
+        assert checks.count_shares(sizes, 2, 2, pinned=True) == (64 + 16) * MIB
 
 
 @pytest.fixture
