@@ -39,7 +39,7 @@ CASES = {
     "one_gpu": "llamafactory-cli train examples/train_chatts_14b_rtx6000.yaml gradient_accumulation_steps=16",
     "ddp": "shell/train_chatts_14b_rtx6000.sh",
     "ddp_qlora": "llamafactory-cli train examples/train_chatts_tune_qlora.yaml gradient_accumulation_steps=8",
-    "zero3": "shell/train_chatts_8b_fast.sh",
+    "zero3": "shell/train_chatts_8b_fast.sh deepspeed=examples/deepspeed/ds_z3.json",
     "zero3_offload": "shell/train_chatts_tune.sh",
     "fsdp_qlora": "accelerate launch --config_file examples/accelerate/fsdp_qlora.yaml -m llamafactory.launcher"
     " examples/train_chatts_fsdp_qlora.yaml",

@@ -208,14 +208,25 @@ class TestLauncherCommands:
         args = launchers.parse(["--shape", "tiny", "--work", "w", "--gpus", "4,5", *argv])
         return launchers.command_of(name, args, Path("/base"), Path("/out"))
 
-    @pytest.mark.parametrize("name", launchers.CASES)
-    def test_every_case_takes_16_samples_a_step(self, name):
+    def recipe(self, name):
+        """Return the settings that a case trains with."""
         words = launchers.CASES[name].split()
-        recipe = next(
+        file = next(
             (word for word in words if word.startswith("examples/train")), f"examples/{Path(words[0]).stem}.yaml"
         )
-        recipe = yaml.safe_load((launchers.ROOT / recipe).read_text())
-        recipe |= settings.parse_changes([word for word in words if "=" in word])
+        changes = settings.parse_changes([word for word in words if "=" in word])
+        return {**yaml.safe_load((launchers.ROOT / file).read_text()), **changes}
+
+    @pytest.mark.parametrize("name", launchers.CASES)
+    def test_every_case_spreads_weights_as_its_name_says(self, name):
+        file = self.recipe(name).get("deepspeed")
+        config = json.loads((launchers.ROOT / file).read_text())["zero_optimization"] if file else {}
+        assert (config.get("stage") == 3) == (name in ("zero3", "zero3_offload", "full"))
+        assert ("offload_param" in config) == (name == "zero3_offload")
+
+    @pytest.mark.parametrize("name", launchers.CASES)
+    def test_every_case_takes_16_samples_a_step(self, name):
+        recipe = self.recipe(name)
         rows_per_pass = recipe["per_device_train_batch_size"] * (1 if name == "one_gpu" else 2)
         assert rows_per_pass * recipe["gradient_accumulation_steps"] == 16
 
