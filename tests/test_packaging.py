@@ -66,7 +66,7 @@ class TestWheel:
 
     def test_the_schema_is_there(self, content):
         schemas = [name for name in content if name.startswith(f"{PACKAGE}/data/schema/")]
-        assert f"{PACKAGE}/data/schema/dataset_info.schema.json" in schemas
+        assert f"{PACKAGE}/core/schema/dataset_info.schema.json" in content
         assert all(json.loads(content[name]) for name in schemas)
 
     def test_no_tests_or_other_folders(self, content, wheel):

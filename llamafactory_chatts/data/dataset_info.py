@@ -3,21 +3,16 @@
 import json
 import os
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from ..core.contract import COLUMN
+from ..core.dataset_entries import FILE, SCHEMA_FILE, find_mistakes, local_file, read_entries, schema_text
 from ..core.errors import ChatTSError, Problem, shorten
 from . import info_text
 from .atomic import write_text
 from .demo import SHIPPED
 from .locking import locked
-
-
-FILE, SCHEMA_FILE = "dataset_info.json", "dataset_info.schema.json"
-ELSEWHERE = ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
-"""Keys that LLaMA-Factory prefers to ``file_name``."""
 
 
 def shipped_entries() -> dict[str, dict[str, Any]]:
@@ -26,35 +21,17 @@ def shipped_entries() -> dict[str, dict[str, Any]]:
     return {name: {"file_name": f"{name}.jsonl", "columns": dict(columns)} for name in SHIPPED}
 
 
-def schema_text() -> str:
-    """Return the JSON schema (draft 2020-12) of dataset_info.json, as text."""
-    return resources.files(__package__).joinpath("schema", SCHEMA_FILE).read_text(encoding="utf-8")
-
-
-def _parse(path: str | os.PathLike) -> tuple[str, dict[str, Any]]:
-    try:
-        text = Path(path).read_bytes().decode("utf-8")  # with the line ends that it has
-        content = json.loads(text)
-    except FileNotFoundError:
-        raise ChatTSError(
-            "the file is missing", where=str(path), fix="Name its folder with --dir, or run dataset-info generate"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ChatTSError(f"not readable as JSON ({error})", where=str(path), fix="Correct the file") from None
-
-    if not isinstance(content, dict):
-        raise ChatTSError("not a JSON object", where=str(path), fix='Write {"NAME": {"file_name": ...}}')
-
-    return text, content
-
-
 def read(path: str | os.PathLike) -> dict[str, Any]:
     """Return the content of a dataset_info.json.
 
     Raises:
         ChatTSError: it is missing or not a JSON object.
     """
-    return _parse(path)[1]
+    if not os.path.exists(path):
+        fix = "Name its folder with --dir, or run dataset-info generate"
+        raise ChatTSError("the file is missing", where=str(path), fix=fix)
+
+    return read_entries(path)[1]
 
 
 def write(path: str | os.PathLike, entries: dict[str, Any], *, replace: bool = True) -> dict[str, Any]:
@@ -73,7 +50,7 @@ def write(path: str | os.PathLike, entries: dict[str, Any], *, replace: bool = T
     """
     target = os.path.realpath(path)  # a link stays a link
     with locked(target):
-        text = _parse(path)[0] if os.path.exists(target) else "{}\n"
+        text = read_entries(path)[0] if os.path.exists(target) else "{}\n"
         content = json.loads(text)
         there = [name for name in entries if name in content]
         if there and not replace:
@@ -99,7 +76,7 @@ def remove(path: str | os.PathLike, name: str) -> dict[str, Any]:
         read(path)  # says what is wrong
 
     with locked(target):
-        text, content = _parse(path)
+        text, content = read_entries(path)
         if name not in content:
             names = ", ".join(map(shorten, content)) or "none"
             raise ChatTSError("there is no such entry", where=f"{path}: {name}", fix=f"Entries: {names}")
@@ -118,30 +95,6 @@ def generate(folder: str | os.PathLike) -> list[str]:
     return [name for name in files if not Path(folder, name).exists()]
 
 
-def _explain(error: Any) -> tuple[str, str]:
-    """Return what is wrong and what to change for an error of jsonschema."""
-    if error.validator == "additionalProperties":
-        known = error.schema["properties"]
-        unknown = [key for key in error.instance if key not in known]
-        return f"unknown key {', '.join(map(repr, unknown))}", f"Use: {', '.join(known)}"
-
-    if error.validator == "enum":
-        return f"{shorten(repr(error.instance))} is not known", f"Use one of: {', '.join(error.validator_value)}"
-
-    if error.validator == "anyOf":
-        return "something is missing", error.schema["description"]
-
-    if error.validator == "required":
-        absent = [key for key in error.validator_value if key not in error.instance]
-        return f"{', '.join(absent)} is missing", "Add it"
-
-    if error.validator == "type":
-        wanted = error.validator_value if isinstance(error.validator_value, str) else error.validator_value[0]
-        return f"{shorten(repr(error.instance))} is no {wanted}", f"Write a JSON {wanted}"
-
-    return shorten(error.message), "Correct the value"
-
-
 def find_problems(path: str | os.PathLike, content: dict[str, Any] | None = None) -> Iterator[Problem]:
     """Yield what is wrong with a dataset_info.json, each with file and key.
 
@@ -154,20 +107,11 @@ def find_problems(path: str | os.PathLike, content: dict[str, Any] | None = None
     Raises:
         ChatTSError: the file cannot be read at all.
     """
-    from jsonschema import Draft202012Validator  # not needed to write files
-
     content = read(path) if content is None else content
-    errors = Draft202012Validator(json.loads(schema_text())).iter_errors(content)
-    for error in sorted(errors, key=lambda item: [str(part) for part in item.absolute_path]):
-        where = ".".join(str(part) for part in error.absolute_path)
-        yield Problem(f"{path}: {where}", *_explain(error))
-
+    yield from find_mistakes(content, path)
     for name, entry in content.items():
-        if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str) or set(ELSEWHERE) & entry.keys():
-            continue
-
-        file = Path(path).parent / entry["file_name"]
-        if not file.exists():
+        file = local_file(entry, Path(path).parent) if isinstance(entry, dict) else None
+        if file is not None and not file.exists():
             where = f"{path}: {name}.file_name"
             yield Problem(where, f"{file} does not exist", "Correct the name or put the file there")
 

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.dataset_entries import ELSEWHERE
 from ..core.errors import ChatTSError
 from . import dataset_info as info
 from .layout import Layout
@@ -131,7 +132,7 @@ def _of_entry(name: str, entries: dict, info_file: Path) -> Part | None:
     if wrong:
         raise ChatTSError(wrong[0].what, wrong[0].where, wrong[0].fix)
 
-    if "file_name" not in entry or set(info.ELSEWHERE) & entry.keys():
+    if "file_name" not in entry or set(ELSEWHERE) & entry.keys():
         raise ChatTSError("the dataset is not a local file", where=where, fix="Download it and name the file")
 
     return _part(name, info_file.parent / entry["file_name"], Layout.of_entry(entry), info_file.parent)
@@ -147,7 +148,7 @@ def _of_file(path: Path, info_file: Path) -> Part | None:
             continue
 
         for entry in info.read(file).values():
-            if not isinstance(entry, dict) or set(info.ELSEWHERE) & entry.keys():
+            if not isinstance(entry, dict) or set(ELSEWHERE) & entry.keys():
                 continue
 
             named = file.parent / str(entry.get("file_name", ""))

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..core.contract import TEMPLATE
-from ..core.errors import shorten
+from ..core.dataset_entries import ELSEWHERE, FILE, find_mistakes, read_entries
+from ..core.errors import ChatTSError, shorten
+from ..core.text_files import check_files
 from .finding import Finding
 from .recipe_context import KNOWN_BASES, Context, read_json
 
@@ -23,7 +25,9 @@ CHECKPOINT_NAMES = (
 """Files by which the host sees that an output folder holds a finished model."""
 
 DATA_SUFFIXES = (".arrow", ".csv", ".json", ".jsonl", ".parquet", ".txt")
-ELSEWHERE = ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
+LOOKED_AT = 1 << 24
+"""Bytes of a data file in which doctor looks for another encoding; a training looks through all of it."""
+
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+").fullmatch
 
 
@@ -169,9 +173,12 @@ def datasets(context: Context) -> Iterator[Finding]:
 
     info_file = context.dataset_dir / "dataset_info.json"
     if context.dataset_info is None:
-        there = info_file.is_file()
-        what = f"{info_file} is no readable JSON object" if there else f"there is no {info_file}"
-        fix = f"Run: lmf-chatts dataset-info check --dir {folder}" if there else "Name the folder of dataset_info.json"
+        what, fix = f"there is no {info_file}", "Name the folder of dataset_info.json"
+        try:
+            read_entries(info_file)
+        except ChatTSError as error:
+            what, fix = (f"{error.where}: {error.what}", error.fix) if info_file.is_file() else (what, fix)
+
         yield Finding("error", "dataset_dir", what, where, fix)
         return
 
@@ -189,6 +196,9 @@ def datasets(context: Context) -> Iterator[Finding]:
 def _entry(context: Context, key: str, name: str, entry: dict[str, Any]) -> Iterator[Finding]:
     where = context.recipe.where(key)
     file = entry.get("file_name")
+    for problem in find_mistakes({name: entry}, context.dataset_dir / FILE):
+        yield Finding("error", key, f"{problem.where}: {problem.what}", where, problem.fix)
+
     if not any(entry.get(other) for other in ELSEWHERE):
         path = context.dataset_dir / str(file)
         if not isinstance(file, str) or not path.exists():
@@ -200,6 +210,8 @@ def _entry(context: Context, key: str, name: str, entry: dict[str, Any]) -> Iter
             yield Finding("error", key, what, where, f"Use one of {', '.join(DATA_SUFFIXES)}")
         elif path.is_file() and path.stat().st_size == 0:
             yield Finding("error", key, f"{name}: {path} is empty", where, "Write the file again")
+        elif path.is_file():
+            yield from _encoding(key, path, where)
 
     pairs = context.stage in ("rm", "dpo")
     if context.trains and pairs != bool(entry.get("ranking", False)):
@@ -210,6 +222,13 @@ def _entry(context: Context, key: str, name: str, entry: dict[str, Any]) -> Iter
     if name in context.series_entries and context.get("template") not in (None, TEMPLATE):
         what = f"{name} has a timeseries column, but template {context.get('template')!r} reads no series"
         yield Finding("error", "template", what, context.recipe.where("template"), f"Write template: {TEMPLATE}")
+
+
+def _encoding(key: str, path: Path, where: str) -> Iterator[Finding]:
+    try:
+        check_files(path, LOOKED_AT)
+    except ChatTSError as error:
+        yield Finding("error", key, f"{error.where}: {error.what}", where, error.fix)
 
 
 def output_folder(context: Context) -> Iterator[Finding]:

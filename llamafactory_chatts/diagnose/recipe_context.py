@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.contract import COLUMN, TEMPLATE
+from ..core.dataset_entries import FILE, read_entries
+from ..core.errors import ChatTSError
 from . import gpus
 from .recipe_reading import Recipe
 
@@ -124,7 +126,10 @@ class Context:
     @functools.cached_property
     def dataset_info(self) -> dict[str, Any] | None:
         """The content of dataset_info.json; None when it cannot be read."""
-        return read_json(self.dataset_dir / "dataset_info.json")
+        try:
+            return read_entries(self.dataset_dir / FILE)[1]
+        except ChatTSError:
+            return None
 
     @functools.cached_property
     def entries(self) -> dict[str, dict[str, Any]]:

@@ -1,9 +1,11 @@
 """What is found wrong with base, template and settings before any data or weights are loaded."""
 
 import copy
+import os
 from typing import Any
 
 from ..core.contract import COLUMN, TEMPLATE
+from ..core.dataset_entries import FILE, check_entries, read_entries
 from ..core.errors import ChatTSError
 from .compat import patch
 
@@ -35,6 +37,9 @@ def check_base_and_template(loader: Any, name: str) -> None:
 
             stored = data_args.tokenized_path is not None and loader.has_tokenized_data(data_args.tokenized_path)
             names = [] if stored else (data_args.dataset or []) + (data_args.eval_dataset or [])
+            if ours:
+                check_named_entries(names, data_args.dataset_dir)
+
             with_series = [
                 str(attr)
                 for attr in loader.get_dataset_list(names, data_args.dataset_dir)
@@ -72,3 +77,17 @@ def check_base_and_template(loader: Any, name: str) -> None:
         return get_dataset
 
     patch(loader, name, build)
+
+
+def check_named_entries(names: list[str], dataset_dir: str | dict) -> None:
+    """Raise a :class:`ChatTSError` for a mistake in the entries of datasets that a recipe names.
+
+    Args:
+        names: of the datasets.
+        dataset_dir: as LLaMA-Factory takes it: a folder, the entries themselves, or a place on a hub (not looked at).
+    """
+    if isinstance(dataset_dir, dict):
+        check_entries(names, dataset_dir, "dataset_dir")
+    elif names and dataset_dir != "ONLINE" and not dataset_dir.startswith("REMOTE:"):
+        file = os.path.join(dataset_dir, FILE)
+        check_entries(names, read_entries(file)[1], file)

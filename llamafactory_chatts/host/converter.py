@@ -43,7 +43,14 @@ class ChatTSDatasetConverter(DatasetConverter):
     def __init__(self, dataset_attr: Any, data_args: Any, files_state: str = "", answers: int = 0) -> None:
         data_args = settings_of_rows(data_args)
         super().__init__(dataset_attr, data_args)
-        self.base = BASES.get(dataset_attr.formatting, AlpacaDatasetConverter)(dataset_attr, data_args)
+        if dataset_attr.formatting not in BASES:
+            raise ChatTSError(
+                f"there is no formatting {dataset_attr.formatting!r}",
+                where=str(dataset_attr),
+                fix=f"Use one of: {', '.join(BASES)}",
+            )
+
+        self.base = BASES[dataset_attr.formatting](dataset_attr, data_args)
         self.column = getattr(dataset_attr, COLUMN, None)
         self.max_points = getattr(data_args, "_ts_max_points", None)
         self.files_state = files_state

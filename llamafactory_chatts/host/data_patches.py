@@ -8,6 +8,7 @@ from typing import Any
 
 from ..core.contract import COLUMN, MAX_OVERLONG_SHARE, TEMPLATE
 from ..core.errors import ChatTSError, Problems
+from ..core.text_files import check_files
 from .compat import patch
 
 
@@ -77,6 +78,9 @@ def explain_unreadable_file(loader: Any, name: str) -> None:
         def load_single_dataset(dataset_attr: Any, model_args: Any, data_args: Any, training_args: Any) -> Any:
             if not wants_series(dataset_attr, data_args):
                 return original(dataset_attr, model_args, data_args, training_args)
+
+            if dataset_attr.load_from == "file":
+                check_files(file_of(dataset_attr, data_args))  # the host's reader takes broken characters along
 
             if data_args.streaming and not training_args.dataloader_num_workers:
                 training_args = copy.copy(training_args)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.contract import COLUMN
+from ..core.dataset_entries import ELSEWHERE
 from ..core.errors import ChatTSError
 from ..data import dataset_info
 from ..data.demo import SHIPPED
@@ -155,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
                 print(f"{name}  not a usable entry: see lmf-chatts dataset-info validate")
                 continue
 
-            source = next((entry[key] for key in ("file_name", *dataset_info.ELSEWHERE) if key in entry), "?")
+            source = next((entry[key] for key in ("file_name", *ELSEWHERE) if key in entry), "?")
             series = entry.get("columns", {}).get(COLUMN, COLUMN if entry.get("formatting") == "chatts" else "-")
             print(f"{name}  {source}  {entry.get('formatting', 'alpaca')}  timeseries: {series}")
 

@@ -13,6 +13,7 @@ from llamafactory_chatts.data import dataset_info
 
 
 SHIPPED = Path(__file__).parents[2] / "dataset_info"
+TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
 GOOD = {
     "plain": {"file_name": "data.json"},
     "series": {"file_name": "data.json", "columns": {"prompt": "input", "response": "output", "timeseries": "ts"}},
@@ -65,11 +66,11 @@ def test_good_entries_of_every_kind_pass(tmp_path):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"file_name": "data.json", "file_nam": "x"}, "unknown key 'file_nam'. Use: file_name, hf_hub_url"),
+        ({"file_name": "data.json", "file_nam": "x"}, "unknown key 'file_nam'. Write 'file_name'; known are: file_name, hf"),
         ({"formatting": "alpaca"}, "bad: something is missing. Say where the data is: file_name"),
-        ({"file_name": "data.json", "formatting": "chat"}, "bad.formatting: 'chat' is not known. Use one of: alpaca"),
+        ({"file_name": "data.json", "formatting": "chat"}, "bad.formatting: 'chat' is not known. Write 'chatts'; known are: alpaca"),
         ({"file_name": "data.json", "columns": {"series": "x", "prompt": "p"}}, "bad.columns: unknown key 'series'"),
-        ({"file_name": "data.json", "columns": {"prompt": 3}}, "bad.columns.prompt: 3 is no string"),
+        ({"file_name": "data.json", "columns": {"prompt": 3}}, "bad.columns.prompt: 3 is not a JSON string"),
         ({"file_name": "data.json", "columns": {"timeseries": "ts"}}, "bad.columns: .* column of the prompt"),
         ({"file_name": "data.json", "formatting": "openai", "columns": {"timeseries": "x"}}, "messages is missing"),
         ({"file_name": "data.json", "formatting": "sharegpt", "columns": {"prompt": "x"}}, "messages is missing"),
@@ -78,11 +79,22 @@ def test_good_entries_of_every_kind_pass(tmp_path):
             {"file_name": "data.json", "ranking": True, "columns": {"prompt": "p", "chosen": "c"}},
             "bad.columns: rejected is missing",
         ),
-        ({"file_name": "data.json", "ranking": "yes"}, "bad.ranking: 'yes' is no boolean"),
+        ({"file_name": "data.json", "ranking": "yes"}, "bad.ranking: 'yes' is not a JSON boolean"),
         ({"file_name": "data.json", "num_samples": 0}, "bad.num_samples: 0 is less than the minimum of 1"),
-        ({"file_name": "data.json", "tags": {"user": "u"}}, "bad.tags: unknown key 'user'"),
+        ({"file_name": "data.json", "formatting": "sharegpt", "tags": {**TAGS, "user": "u"}}, "bad.tags: unknown key 'user'"),
+        ({"file_name": "data.json", "formatting": "ShareGPT"}, "'ShareGPT' is not known. Write 'sharegpt'"),
+        ({"file_name": "data.json", "formatting": "chats"}, "bad.formatting: 'chats' is not known. Write 'chatts'"),
+        (
+            {"file_name": "data.json", "formatting": "sharegpt", "tags": {"role_tag": "role"}},
+            "bad.tags: content_tag, user_tag, assistant_tag is missing. Add it .once `tags` is there, none is assumed",
+        ),
+        ({"file_name": "data.json", "columns": {"messages": "m", "prompt": "p"}}, "bad.columns: `messages` is read in formatting"),
+        (
+            {"file_name": "data.json", "tags": TAGS},
+            'bad: `tags` are read in formatting sharegpt and openai only. Add "formatting": "sharegpt"',
+        ),
         ({"file_name": "lost.jsonl"}, "bad.file_name: .*lost.jsonl does not exist"),
-        ([], r"bad: \[\] is no object"),
+        ([], r"bad: \[\] is not a JSON object"),
     ],
 )
 def test_a_wrong_entry_is_reported_with_file_and_key(tmp_path, entry, message):

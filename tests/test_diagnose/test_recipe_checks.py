@@ -19,7 +19,7 @@ from llamafactory_chatts.diagnose.recipe_schema import schema
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(set((ROOT / "examples").glob("*.yaml")) - set((ROOT / "examples").glob("prepare_*.yaml")))
-PAIRS = {"chosen": "chosen", "rejected": "rejected", "timeseries": "timeseries"}
+PAIRS = {"prompt": "input", "chosen": "output", "rejected": "input", "timeseries": "timeseries"}
 ONE_PROCESS = ("WORLD_SIZE", "NNODES", "NPROC_PER_NODE", "FORCE_TORCHRUN", "CUDA_VISIBLE_DEVICES", "ALLOW_EXTRA_ARGS")
 
 
