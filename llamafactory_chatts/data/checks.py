@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..core import series_columns
+from ..core.contract import COLUMN
 from ..core.errors import ChatTSError, shorten
 from .answer_checks import AnswerChecker
 from .findings import Findings
@@ -158,6 +160,7 @@ class _Run:
             self.findings.add("skipped-file", str(file))
 
         first = len(self.files)
+        unmapped: dict[str, list[str]] = {}
         for number, row, content, layout in self._rows(part):
             counts[number] += 1
             where = self._where((number, row))
@@ -172,9 +175,18 @@ class _Run:
             if checker is None or layout is not used:
                 checker, used = RowChecker(self.findings, layout, self.answers, self.limit, part.media_dir), layout
 
-            checked = checker.check(content, where)
+            columns = [] if COLUMN in layout.columns else series_columns.unmapped(content, layout.columns.values())
+            for name in columns:
+                unmapped.setdefault(name, []).append(where)
+
+            checked = checker.check(content, where, text_only=not columns)
             if checked is not None:
                 self._keep(index, (number, row), checked)
+
+        for name, places in unmapped.items():
+            code = "series-unmapped" if len(places) == counts.total() else "series-unmapped-some"
+            for where in places:
+                self.findings.add(code, where, f'add "{COLUMN}": "{name}" to `columns`')
 
         for number in range(first, len(self.files)):
             self.findings.parts.append((self.files[number], counts[number]))

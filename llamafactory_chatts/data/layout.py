@@ -1,7 +1,7 @@
 """How the rows of a dataset are written: which column holds what. The same reading as LLaMA-Factory's converters."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..core.contract import COLUMN, TEMPLATE
@@ -40,12 +40,19 @@ TEXT = {"type": ["string", "null"]}
 
 @dataclass(frozen=True)
 class Conversation:
-    """A row by its roles: the turns before the answer, the answers (two for preferences), the series cell."""
+    """A row by its roles: the turns before the answer, the answers (two for preferences), the series cell.
+
+    Attributes:
+        tools: their description as it stands, "" without.
+        desired: of a KTO row, whether its answer is a good one; None in other rows.
+    """
 
     turns: list[dict[str, str]]
     answers: list[str]
     system: str
     cell: Any
+    tools: str = ""
+    desired: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,10 @@ class Layout:
         Raises:
             ChatTSError: none is known.
         """
-        series = {COLUMN: COLUMN} if COLUMN in row else {}
+        common = {COLUMN: COLUMN} if COLUMN in row else {}
+        common |= {"tools": "tools"} if isinstance(row.get("tools"), str) else {}
+        tag = next((name for name in ("kto_tag", "label") if isinstance(row.get(name), bool)), None)
+        common |= {"kto_tag": tag} if tag else {}
         pair = {name: name for name in ("chosen", "rejected") if name in row}
         pair = pair if len(pair) == 2 else {}
         for name in ("conversations", "messages"):
@@ -86,7 +96,7 @@ class Layout:
                 openai = bool(turns) and isinstance(turns[0], dict) and "role" in turns[0]
                 tags = OPENAI_TAGS if openai else SHAREGPT_TAGS
                 system = {"system": "system"} if "system" in row else {}
-                columns = {"messages": name, **system, **series, **pair}
+                columns = {"messages": name, **system, **common, **pair}
                 return cls("openai" if openai else "sharegpt", columns, dict(tags), bool(pair))
 
         extra = {name: name for name in ("system", "history") if name in row}
@@ -95,7 +105,7 @@ class Layout:
                 roles = dict(zip(("prompt", "query"), prompt))
                 answer = next((name for name in ("output", "response", "answer") if name in row), None)
                 answers = pair or ({"response": answer} if answer else {})
-                return cls("alpaca", {**roles, **answers, **extra, **series}, {}, bool(pair))
+                return cls("alpaca", {**roles, **answers, **extra, **common}, {}, bool(pair))
 
         raise ChatTSError(
             f"the columns {', '.join(map(repr, row))} are not recognised",
@@ -143,6 +153,11 @@ class Layout:
         Raises:
             ChatTSError: user and assistant do not take turns.
         """
+        talk = self._read(row)
+        tools, desired = (row.get(self.columns[key]) if key in self.columns else None for key in ("tools", "kto_tag"))
+        return replace(talk, tools=tools or "", desired=desired)
+
+    def _read(self, row: dict[str, Any]) -> Conversation:
         named = self.columns
         cell = row[named[COLUMN]] if COLUMN in named else None
         system = (row[named["system"]] or "") if "system" in named else ""

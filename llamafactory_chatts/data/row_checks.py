@@ -98,8 +98,12 @@ class RowChecker:
         self.limit, self.media_dir = limit, media_dir
         self.validator = Draft202012Validator(layout.schema())
 
-    def check(self, row: Any, where: str) -> CheckedRow | None:
-        """Check a row; returns None where it could not be read far enough to compare it with others."""
+    def check(self, row: Any, where: str, text_only: bool = True) -> CheckedRow | None:
+        """Check a row; returns None where it could not be read far enough to compare it with others.
+
+        Args:
+            text_only: say so where it has no series.
+        """
         add = self.findings.add
         cell, column = None, self.layout.columns.get("timeseries")
         plain = row
@@ -126,7 +130,7 @@ class RowChecker:
 
         self._check_placeholders(talk, len(series) + len(wrong), where)
         self._check_series(series, where)
-        if not (series or wrong):
+        if text_only and not (series or wrong):
             add("text-only", where)
 
         labels = self._check_answers(talk, [] if wrong else series, bool(series or wrong), where)
@@ -135,9 +139,11 @@ class RowChecker:
 
         texts = [talk.system, *(part for turn in talk.turns for part in (turn["role"], turn["content"]))]
         values = [item.astype(np.float32).tobytes() for item in series]  # the precision of Parquet output
-        return CheckedRow(
-            talk, series, labels, _hash([*map(_text, texts), *values]), _hash([_text(text) for text in talk.answers])
-        )
+        question, answer = [*map(_text, [*texts, talk.tools]), *values], [_text(text) for text in talk.answers]
+        if talk.desired is not None:  # KTO: an answer is good or bad; several to one question are what it is made of
+            question, answer = [*question, *answer], [b"good" if talk.desired else b"bad"]
+
+        return CheckedRow(talk, series, labels, _hash(question), _hash(answer))
 
     def _check_placeholders(self, talk: Conversation, series: int, where: str) -> None:
         try:
@@ -174,6 +180,9 @@ class RowChecker:
         self, talk: Conversation, series: list[np.ndarray], about_series: bool, where: str
     ) -> list[str] | None:
         labels = None
+        if self.layout.ranking and len(set(talk.answers)) == 1:
+            self.findings.add("answers-equal", where, shorten(talk.answers[0]))
+
         for text in talk.answers:
             if not text.strip():
                 self.findings.add("answer-empty", where)

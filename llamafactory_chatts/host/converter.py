@@ -200,5 +200,11 @@ class ChatTSDatasetConverter(DatasetConverter):
             )
 
         texts = [message["content"] for message in response]
+        if self.answers == 2 and attr.ranking and texts[0] == texts[1]:
+            raise ChatTSError(
+                f"{attr.chosen!r} and {attr.rejected!r} are the same answer ({shorten(texts[0], 40)})",
+                fix="Write two different answers, or remove the row",
+            )
+
         if self.answers and not (any(texts) if self.answers == 2 and not attr.ranking else all(texts)):
             raise ChatTSError("the answer is empty", fix="Write an answer or remove the row")

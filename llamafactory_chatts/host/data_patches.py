@@ -147,6 +147,7 @@ def convert_with_row_numbers(loader: Any, name: str) -> None:
 
             from .converter import ChatTSDatasetConverter
             from .rows import PROBLEM, SEPARATOR, RowConverter
+            from .series_counts import count_series, refuse_unmapped
 
             file = file_of(dataset_attr, data_args)
             first = next(iter(dataset), None)
@@ -160,8 +161,12 @@ def convert_with_row_numbers(loader: Any, name: str) -> None:
             options: dict[str, Any] = {"with_indices": True, "remove_columns": list(first), "features": None}
             options["features"] = _features(PROBLEM if rows.collect else None)
             if data_args.streaming:
+                refuse_unmapped([first], dataset_attr, file, loader.logger, streamed=True)
+                column = f"series in {dataset_attr.timeseries!r}" if dataset_attr.timeseries else "no column of series"
+                loader.logger.info_rank0(f"ChatTS: {file} is streamed, {column}; rows with series are not counted.")
                 return dataset.map(rows, **options)
 
+            refuse_unmapped(dataset, dataset_attr, file, loader.logger)
             indices = dataset._indices  # file rows, when rows were sampled
             dataset = dataset.map(
                 rows,
@@ -178,6 +183,7 @@ def convert_with_row_numbers(loader: Any, name: str) -> None:
                     problems.add(f"{file}:{row + 1}", *text.rsplit(SEPARATOR, 1))
 
             problems.raise_if_any(file, len(dataset))
+            loader.logger.info_rank0(count_series(dataset, file))
             return dataset.remove_columns(PROBLEM)
 
         return align_dataset

@@ -1,0 +1,183 @@
+"""What a dataset says of itself is read once and named when it is wrong: entries, encodings, unmapped series, parts."""
+
+import json
+
+import pytest
+from host_steps import load_data
+
+from llamafactory_chatts.core.errors import ChatTSError
+
+
+SERIES = [float(value) for value in range(20)]
+TEXTS = {"prompt": "input", "response": "output"}
+TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+
+
+def text_row(**more):
+    return {"input": "How is the pump?", "output": "Fine.", **more}
+
+
+def row(**more):
+    return text_row(input="Look <ts><ts/>", timeseries=[SERIES], **more)
+
+
+def error(settings):
+    with pytest.raises(ChatTSError) as caught:
+        load_data(settings)
+    return str(caught.value)
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """Return the lines that the host's loader logs on the first process."""
+    from llamafactory.data import loader
+
+    lines = []
+    for level in ("info_rank0", "warning_rank0"):
+        monkeypatch.setattr(loader.logger, level, lambda text, *rest: lines.append(str(text)), raising=False)
+    return lines
+
+
+class TestEntries:
+    @pytest.mark.parametrize(
+        ("entry", "words"),
+        [
+            ({"formatting": "chats"}, "data.formatting: 'chats' is not known. Write 'chatts'; known are: alpaca"),
+            ({"formatting": "ShareGPT", "columns": {"messages": "m"}}, "Write 'sharegpt'"),
+            ({"columns": {**TEXTS, "time_series": "timeseries"}}, "unknown key 'time_series'. Write 'timeseries'"),
+            ({"columns": {"messages": "conversations"}}, "`messages` is read in formatting sharegpt and openai only"),
+            (
+                {"formatting": "sharegpt", "columns": {"messages": "m"}, "tags": {"user_tag": "u", "role_tag": "r"}},
+                "data.tags: content_tag, assistant_tag is missing",
+            ),
+            ({"columns": TEXTS, "tags": TAGS}, "`tags` are read in formatting sharegpt and openai only"),
+            ({"columns": {"prompt": 1}}, "data.columns.prompt: 1 is not a JSON string"),
+            ({"ranking": True, "columns": TEXTS}, "data.columns: chosen, rejected is missing"),
+            ({"formating": "chatts", "columns": TEXTS}, "unknown key 'formating'. Write 'formatting'"),
+        ],
+    )
+    def test_named_with_its_key_before_anything_is_read(self, write_dataset, recipe, entry, words):
+        folder = write_dataset([row()], **entry)
+        text = error(recipe())
+        assert text.startswith(f"{folder / 'dataset_info.json'}: data") and words in text
+
+    def test_entries_of_other_datasets_do_not_matter(self, write_dataset, recipe):
+        write_dataset([row()], name="other", formatting="chats")
+        write_dataset([row()])
+        assert len(load_data(recipe()).train) == 1
+
+    def test_entries_within_the_recipe(self, write_dataset, recipe):
+        write_dataset([row()])
+        assert "dataset_dir: data.formatting" in error(recipe(dataset_dir={"data": {"file_name": "x", "formatting": "x"}}))
+
+    def test_the_converter_knows_no_other_formatting(self):
+        from llamafactory.data.parser import DatasetAttr
+
+        from llamafactory_chatts.host.converter import ChatTSDatasetConverter
+
+        with pytest.raises(ChatTSError, match="there is no formatting 'chats'. Use one of: alpaca, sharegpt"):
+            ChatTSDatasetConverter(DatasetAttr("file", "x", formatting="chats"), None)
+
+
+class TestEncodings:
+    LINE = json.dumps({**row(), "input": "看这个序列 <ts><ts/> 有没有异常"}, ensure_ascii=False)
+
+    @pytest.mark.parametrize(
+        ("encoding", "name", "guess"),
+        [
+            ("gbk", "data.jsonl", "it looks like GBK. Convert it: iconv -f GB18030 -t UTF-8"),
+            ("gbk", "data.json", "it looks like GBK"),
+            ("utf-16", "data.jsonl", "it looks like UTF-16"),
+            ("utf-16-le", "data.json", "it looks like UTF-16LE"),
+        ],
+    )
+    def test_another_encoding_is_named_with_its_line(self, write_dataset, recipe, tmp_path, encoding, name, guess):
+        write_dataset([row()], file=name)
+        lines = [json.dumps(row()), self.LINE]
+        text = f"[{lines[0]},\n{lines[1]}]" if name.endswith(".json") else "\n".join(lines) + "\n"
+        (tmp_path / name).write_bytes(text.encode(encoding))
+        line = ":2" if encoding == "gbk" else ""
+        found = error(recipe())
+        assert found.startswith(f"{tmp_path / name}{line}: the file is not UTF-8; ") and guess in found
+
+    def test_csv_in_western_europe(self, write_dataset, recipe, tmp_path):
+        write_dataset([text_row()], file="data.csv", columns=TEXTS)
+        (tmp_path / "data.csv").write_bytes("input,output\nTemp\xe9rature \xe0 20,ok\n".encode("cp1252"))
+        assert "data.csv:2: the file is not UTF-8; it looks like" in error(recipe())
+
+    @pytest.mark.parametrize("name", ["data.jsonl", "data.json"])
+    def test_a_byte_order_mark_is_read_over(self, write_dataset, recipe, tmp_path, name):
+        write_dataset([row(), row()], file=name)
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + (tmp_path / name).read_bytes())
+        assert len(load_data(recipe()).train) == 2
+
+    @pytest.mark.parametrize(
+        ("data", "words"),
+        [
+            (b"\xef\xbb\xbf{}", "begins with a byte order mark"),
+            ('{"数据": {}}'.encode("gbk"), "it looks like GBK"),
+            (b'{"data": ', "not readable as JSON"),
+        ],
+    )
+    def test_dataset_info_itself(self, write_dataset, recipe, tmp_path, data, words):
+        write_dataset([row()])
+        (tmp_path / "dataset_info.json").write_bytes(data)
+        text = error(recipe())
+        assert text.startswith(str(tmp_path / "dataset_info.json")) and words in text
+
+
+class TestUnmappedSeries:
+    @pytest.mark.parametrize("name", ["timeseries", "ts", "Time_Series", "pressure_curves"])
+    def test_in_every_row(self, write_dataset, recipe, tmp_path, name):
+        write_dataset([text_row(**{name: [SERIES]})] * 3, columns=TEXTS)
+        text = error(recipe())
+        assert text.startswith(f"{tmp_path / 'data.jsonl'}: all 3 rows hold series in {name!r}, which `columns`")
+        assert f'Add "timeseries": "{name}" to `columns` of this entry in dataset_info.json' in text
+
+    def test_one_flat_list(self, write_dataset, recipe):
+        write_dataset([text_row(signal=SERIES)], columns=TEXTS)
+        assert "hold series in 'signal'" in error(recipe())
+
+    def test_streamed(self, write_dataset, recipe):
+        write_dataset([text_row(timeseries=[SERIES])] * 3, columns=TEXTS)
+        assert "hold series in 'timeseries'" in error(recipe(streaming=True))
+
+    def test_in_some_rows_is_said(self, write_dataset, recipe, said):
+        write_dataset([text_row(timeseries=[]), text_row(timeseries=[SERIES])], columns=TEXTS)
+        assert len(load_data(recipe()).train) == 2
+        assert any("1 of 2 rows hold series in 'timeseries'" in line for line in said)
+
+    def test_other_numbers_are_no_series(self, write_dataset, recipe):
+        more = {"intervals": [[3, 9], [11, 12]], "box": [0.0, 0.0, 4.0, 4.0], "score": 0.5, "id": "7"}
+        write_dataset([text_row(**more)] * 2, columns=TEXTS)
+        assert len(load_data(recipe()).train) == 2
+
+
+class TestCounts:
+    def test_rows_with_and_without(self, write_dataset, recipe, said):
+        pair = text_row(input="<ts><ts/><ts><ts/>", timeseries=[SERIES, SERIES])
+        folder = write_dataset([row(), pair, text_row(timeseries=[])])
+        load_data(recipe())
+        assert f"ChatTS: {folder / 'data.jsonl'}: 2 of 3 rows carry series (up to 2), 1 without." in said
+
+    def test_all_and_none(self, write_dataset, recipe, said):
+        write_dataset([row()] * 2)
+        write_dataset([text_row()], name="texts", columns=TEXTS)
+        load_data(recipe(dataset="data,texts"))
+        assert [line.split("jsonl: ")[1] for line in said if "rows carry" in line or "none with" in line] == [
+            "2 of 2 rows carry series (1 each).",
+            "1 rows, none with series.",
+        ]
+
+    def test_streamed(self, write_dataset, recipe, said):
+        write_dataset([row()] * 2)
+        load_data(recipe(streaming=True))
+        assert any("is streamed, series in 'timeseries'; rows with series are not counted" in line for line in said)
+
+
+class TestPairs:
+    def test_the_same_answer_twice(self, write_dataset, recipe):
+        rows = [{**row(), "chosen": "a", "rejected": "b"}, {**row(), "chosen": "a", "rejected": "a"}]
+        columns = {"prompt": "input", "chosen": "chosen", "rejected": "rejected", "timeseries": "timeseries"}
+        write_dataset(rows, ranking=True, columns=columns)
+        assert "data.jsonl:2: 'chosen' and 'rejected' are the same answer (a)" in error(recipe(stage="dpo"))
