@@ -63,6 +63,7 @@ TABLE: tuple[Row, ...] = (
         "patch", "data.loader", "_get_dataset_processor", "data_patches:keep_rows_whole", "no row cut inside a series"
     ),
     _row("patch", "data.loader", "_get_preprocessed_dataset", "data_patches:count_overlong", "long rows counted"),
+    _row("patch", "data.loader", "split_dataset", "data_patches:check_held_out", "val_size that leaves no rows"),
     _row("patch", "data.loader", "get_dataset", "base_checks:check_base_and_template", "wrong base named early"),
     _row(
         "subclass",

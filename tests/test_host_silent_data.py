@@ -181,3 +181,32 @@ class TestPairs:
         columns = {"prompt": "input", "chosen": "chosen", "rejected": "rejected", "timeseries": "timeseries"}
         write_dataset(rows, ranking=True, columns=columns)
         assert "data.jsonl:2: 'chosen' and 'rejected' are the same answer (a)" in error(recipe(stage="dpo"))
+
+
+class TestHeldOut:
+    @pytest.mark.parametrize("value", [1.0, 3, 7, 0.99])
+    def test_nothing_left(self, write_dataset, recipe, value):
+        write_dataset([row()] * 3)
+        text = error(recipe(val_size=value, eval_strategy="no"))
+        assert text.startswith(f"val_size: {value:g}: it holds out ") and "none is left to train on" in text
+
+    @pytest.mark.parametrize(("value", "left"), [(2, 1), (0.34, 1), (0.1, 2), (0.0, 3)])
+    def test_some_left(self, write_dataset, recipe, value, left):
+        write_dataset([row()] * 3)
+        assert len(load_data(recipe(val_size=value)).train) == left
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"val_size": 3}, "it holds out 3 of 3 rows"),
+            ({"val_size": 1.0}, "it holds out the whole dataset"),
+            ({"val_size": 0.1, "streaming": True, "max_steps": 2}, "no length to take a share of"),
+        ],
+    )
+    def test_doctor(self, write_dataset, recipe, changes, words):
+        from llamafactory_chatts.diagnose.recipe_checks import check_recipe
+        from llamafactory_chatts.diagnose.recipe_reading import Recipe
+
+        write_dataset([row()] * 3)
+        found = [one for one in check_recipe(Recipe(recipe(**changes))) if one.level == "error"]
+        assert [one.subject for one in found] == ["val_size"] and words in found[0].what

@@ -42,7 +42,18 @@ def reference_model(context: Context) -> Iterator[Finding]:
 
 
 def count_rows(context: Context) -> int | None:
-    """Return the rows of the training data; None where they are not known from JSON lines and Parquet files."""
+    """Return the rows that are trained on, without those held out; None where they are not known."""
+    total = count_all_rows(context)
+    if total is None:
+        return None
+
+    held_out = context.number("val_size", 0.0) or 0.0
+    total -= int(held_out) if held_out >= 1 else int(total * held_out)
+    return max(total, 0) or None
+
+
+def count_all_rows(context: Context) -> int | None:
+    """Return the rows of the datasets; None where they are not known from JSON lines and Parquet files."""
     total = 0
     for name in context.words("dataset"):
         entry = context.entries.get(name, {})
@@ -63,8 +74,6 @@ def count_rows(context: Context) -> int | None:
         limits = [entry.get("num_samples"), context.number("max_samples")]
         total += int(min([rows, *(limit for limit in limits if isinstance(limit, (int, float)))]))
 
-    held_out = context.number("val_size", 0.0) or 0.0
-    total -= int(held_out) if held_out >= 1 else int(total * held_out)
     return total or None
 
 

@@ -44,6 +44,7 @@ PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
         "tokenizer",
         "processor",
     ),
+    "llamafactory.data.loader:split_dataset": ("dataset", "eval_dataset", "data_args", "seed"),
     "llamafactory.data.loader:get_dataset_list": ("dataset_names", "dataset_dir"),
     "llamafactory.data.converter:DatasetConverter.__init__": ("self", "dataset_attr", "data_args"),
     "llamafactory.data.mm_plugin:BasePlugin.process_messages": (

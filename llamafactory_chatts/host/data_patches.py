@@ -9,6 +9,7 @@ from typing import Any
 from ..core.contract import COLUMN, MAX_OVERLONG_SHARE, TEMPLATE
 from ..core.errors import ChatTSError, Problems
 from ..core.text_files import check_files
+from ..core.val_size import check_val_size
 from .compat import patch
 
 
@@ -187,6 +188,21 @@ def convert_with_row_numbers(loader: Any, name: str) -> None:
             return dataset.remove_columns(PROBLEM)
 
         return align_dataset
+
+    patch(loader, name, build)
+
+
+def check_held_out(loader: Any, name: str) -> None:
+    """Stop where ``val_size`` leaves no row to train on, or none to evaluate."""
+
+    def build(original: Any) -> Any:
+        def split_dataset(dataset: Any, eval_dataset: Any, data_args: Any, seed: int) -> Any:
+            if data_args.template == TEMPLATE and dataset is not None and not data_args.streaming:
+                check_val_size(data_args.val_size, len(dataset))
+
+            return original(dataset, eval_dataset, data_args, seed)
+
+        return split_dataset
 
     patch(loader, name, build)
 
