@@ -68,7 +68,9 @@ class TestEntries:
 
     def test_entries_within_the_recipe(self, write_dataset, recipe):
         write_dataset([row()])
-        assert "dataset_dir: data.formatting" in error(recipe(dataset_dir={"data": {"file_name": "x", "formatting": "x"}}))
+        assert "dataset_dir: data.formatting" in error(
+            recipe(dataset_dir={"data": {"file_name": "x", "formatting": "x"}})
+        )
 
     def test_the_converter_knows_no_other_formatting(self):
         from llamafactory.data.parser import DatasetAttr
@@ -210,3 +212,75 @@ class TestHeldOut:
         write_dataset([row()] * 3)
         found = [one for one in check_recipe(Recipe(recipe(**changes))) if one.level == "error"]
         assert [one.subject for one in found] == ["val_size"] and words in found[0].what
+
+
+class TestTokenizedPath:
+    @pytest.fixture
+    def stored(self, write_dataset, recipe, tmp_path):
+        """Tokenised data of three rows; returns their settings."""
+        write_dataset([row()] * 3)
+        write_dataset([row()] * 2, name="other")
+        settings = recipe(tokenized_path=str(tmp_path / "tokens"), cutoff_len=512)
+        load_data(settings)
+        return settings
+
+    def test_the_same_recipe_takes_them(self, stored):
+        assert len(load_data(stored).train) == 3
+
+    def test_a_recipe_that_leaves_settings_open_takes_them(self, stored):
+        bare = {key: value for key, value in stored.items() if key != "cutoff_len"}
+        assert len(load_data(bare).train) == 3
+
+    def test_packed(self, write_dataset, recipe, tmp_path):
+        from llamafactory_chatts.diagnose.recipe_checks import check_recipe
+        from llamafactory_chatts.diagnose.recipe_reading import Recipe
+
+        write_dataset([row()] * 3)
+        settings = recipe(tokenized_path=str(tmp_path / "tokens"), cutoff_len=512, packing=True)
+        load_data(settings)
+        assert load_data(settings).train is not None
+        assert [one for one in check_recipe(Recipe(settings)) if one.subject == "tokenized_path"] == []
+
+    def test_files_that_are_gone_do_not_matter(self, stored, tmp_path):
+        (tmp_path / "data.jsonl").unlink()
+        assert len(load_data(stored).train) == 3
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"dataset": "other"}, "dataset is other, the data were made of data"),
+            ({"dataset": "data,other"}, "dataset is data, other, the data were made of data"),
+            ({"cutoff_len": 256}, "cutoff_len is 256, it was 512"),
+            ({"train_on_prompt": True}, "train_on_prompt is True, it was False"),
+            ({"packing": True}, "packing is True"),
+            ({"stage": "dpo"}, "stage is rm, it was sft"),
+            ({"val_size": 1}, "val_size is 1"),
+        ],
+    )
+    def test_another_recipe_is_refused_here_and_by_doctor(self, stored, changes, words, tmp_path):
+        from llamafactory_chatts.diagnose.recipe_checks import check_recipe
+        from llamafactory_chatts.diagnose.recipe_reading import Recipe
+
+        text = error({**stored, **changes})
+        assert text.startswith(f"tokenized_path: {tmp_path / 'tokens'}: these tokenised data were made otherwise: ")
+        assert words in text
+        found = [one.what for one in check_recipe(Recipe({**stored, **changes})) if one.subject == "tokenized_path"]
+        assert any(words in what for what in found)
+
+    def test_a_changed_file(self, stored, write_dataset):
+        write_dataset([row(), row()])
+        assert "the file of data has changed" in error(stored)
+
+    def test_another_base(self, stored, tiny_base_qwen2, tmp_path):
+        import shutil
+
+        shutil.copytree(tiny_base_qwen2, tmp_path / "base")
+        config = json.loads((tmp_path / "base" / "config.json").read_text())
+        config["ts"]["max_sequence_length"] = config["ts"]["max_length"] = 2048
+        (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+        assert "other settings of series" in error({**stored, "model_name_or_path": str(tmp_path / "base")})
+
+    def test_a_folder_without_a_record_is_said(self, stored, tmp_path, said):
+        (tmp_path / "tokens" / "chatts_tokenized.json").unlink()
+        assert len(load_data(stored).train) == 3
+        assert any("does not say what it was made from" in line for line in said)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ..core.errors import shorten
 from .finding import Finding, worst_first
 from .recipe_checks_chatts import chatts_contradictions, remote_code, unknown_layers
-from .recipe_checks_data import held_out
+from .recipe_checks_data import held_out, stored_tokens
 from .recipe_checks_files import (
     adapters_and_checkpoints,
     base_folder,
@@ -53,6 +53,7 @@ RULES: tuple[Rule, ...] = (
     Rule("layers", unknown_layers),
     Rule("datasets", datasets),
     Rule("held-out rows", held_out),
+    Rule("tokenised data", stored_tokens),
     Rule("output", output_folder),
     Rule("contradictions", contradictions),
     Rule("ChatTS", chatts_contradictions),

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from ..core.errors import ChatTSError
+from ..core.tokenized_record import NAMES, SETTINGS, differences, read_record
 from ..core.val_size import check_val_size
 from .finding import Finding
 from .recipe_checks_run import count_all_rows
@@ -18,7 +19,9 @@ def held_out(context: Context) -> Iterator[Finding]:
 
     if context.on("streaming"):
         if value < 1:
-            yield Finding("error", key, "streamed data have no length to take a share of", where, "Write a number of rows")
+            yield Finding(
+                "error", key, "streamed data have no length to take a share of", where, "Write a number of rows"
+            )
 
         return
 
@@ -27,3 +30,19 @@ def held_out(context: Context) -> Iterator[Finding]:
         check_val_size(value, 2**62 if rows is None else rows)
     except ChatTSError as error:
         yield Finding("error", key, error.what, where, error.fix)
+
+
+def stored_tokens(context: Context) -> Iterator[Finding]:
+    """Tokenised data that are there already were made from what the recipe names."""
+    key, folder = "tokenized_path", context.get("tokenized_path")
+    record = read_record(str(folder)) if folder else None
+    if record is None or not context.trains:
+        return
+
+    stage = {"dpo": "rm"}.get(context.stage, context.stage)
+    named = {name: value for name, value in context.recipe.values.items() if name in (*NAMES, *SETTINGS)}
+    for what in differences(record, {**named, "stage": stage}):
+        fix = "Name another tokenized_path (it is made anew), or write the recipe as it was"
+        yield Finding(
+            "error", key, f"these tokenised data were made otherwise: {what}", context.recipe.where(key), fix
+        )

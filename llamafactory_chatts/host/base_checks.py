@@ -8,6 +8,7 @@ from ..core.contract import COLUMN, TEMPLATE
 from ..core.dataset_entries import FILE, check_entries, read_entries
 from ..core.errors import ChatTSError
 from .compat import patch
+from .tokenized import check_stored, record_stored
 
 
 def check_base_and_template(loader: Any, name: str) -> None:
@@ -72,7 +73,15 @@ def check_base_and_template(loader: Any, name: str) -> None:
                 data_args = copy.copy(data_args)
                 data_args._ts_max_points, data_args._ts_stage = processor.max_sequence_length, stage
 
-            return original(template, model_args, data_args, training_args, stage, tokenizer, processor)
+            run = (loader, data_args, training_args, stage, tokenizer, processor)
+            if ours and stored:
+                check_stored(*run)
+
+            module = original(template, model_args, data_args, training_args, stage, tokenizer, processor)
+            if ours and data_args.tokenized_path is not None and not stored:
+                record_stored(*run)
+
+            return module
 
         return get_dataset
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from . import dataloading, out_of_memory, token_budget
+from . import dataloading, out_of_memory, token_budget, tokenized
 from .compat import patch
 
 
@@ -12,6 +12,7 @@ ADJUSTMENTS: tuple[Callable[[dict[str, Any], Any, Any, Any, Any], None], ...] = 
     dataloading.default_rows_at_a_time,
     token_budget.set_token_budget,
     out_of_memory.remember_arguments,
+    tokenized.remember_named,
 )
 """Called in this order with (raw_args, model_args, data_args, training_args, finetuning_args), each in every process.
 

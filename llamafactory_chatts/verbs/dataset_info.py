@@ -12,6 +12,7 @@ Entries that are not named stay as they are, to the byte. Several processes may 
 examples:
   lmf-chatts dataset-info add plant dataset_info/plant.jsonl
   lmf-chatts dataset-info add pairs pairs.jsonl --dir mydata --formatting sharegpt --messages messages --ranking
+  lmf-chatts dataset-info add corpus corpus.jsonl --dir mydata --prompt text --response '' --timeseries ''
   lmf-chatts dataset-info list --dir mydata
   lmf-chatts dataset-info validate
 """
@@ -33,8 +34,11 @@ from ..data.row_reading import SUFFIXES, read_rows
 
 ACTIONS = ("add", "list", "remove", "validate", "generate")
 COLUMNS = {"prompt": "input", "query": "", "response": "output", "history": "", "messages": "", "system": "",
-           "chosen": "", "rejected": "", "kto_tag": ""}  # fmt: skip
+           "tools": "", "chosen": "", "rejected": "", "kto_tag": ""}  # fmt: skip
 """LLaMA-Factory's columns -> what :func:`entry_for` calls them where nothing is said."""
+
+EMPTY = {COLUMN: "these are texts alone", "response": "these are texts to pre-train on"}
+"""Columns that a file may lack, and when."""
 
 LOOKED_AT = 100
 """Rows of a file that are read to see whether its columns are there."""
@@ -56,6 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for column, default in COLUMNS.items():
         known = f"(default: {default}, in alpaca and chatts rows)" if default else ""
         columns.add_argument(f"--{column.replace('_', '-')}", metavar="COLUMN", help=known or None)
+
+
+def named_columns(args: argparse.Namespace) -> dict[str, str]:
+    """Return what the options call the columns; "" for one that the file has not."""
+    return {column: getattr(args, column) for column in COLUMNS if getattr(args, column) is not None}
 
 
 def entry_for(args: argparse.Namespace) -> dict[str, Any]:
@@ -84,11 +93,13 @@ def entry_for(args: argparse.Namespace) -> dict[str, Any]:
     if args.ranking:
         entry["ranking"] = True
 
-    columns = {column: getattr(args, column) for column in COLUMNS if getattr(args, column)}
+    columns = named_columns(args)
     if args.formatting not in ("sharegpt", "openai"):
         columns = {**{column: default for column, default in COLUMNS.items() if default}, **columns}
         if args.ranking and not args.response:
             columns.pop("response")
+
+    columns = {column: name for column, name in columns.items() if name}
 
     if args.timeseries:
         columns[COLUMN] = args.timeseries
@@ -96,22 +107,44 @@ def entry_for(args: argparse.Namespace) -> dict[str, Any]:
     return {**entry, "columns": columns}
 
 
+TEXT = "text"
+"""The column of texts to pre-train on, in the files of most such collections."""
+
+
+def for_pretraining(columns: dict[str, str], file: Path) -> dict[str, str]:
+    """Return the columns of a file of plain texts, ``{"prompt": "text"}``; ``columns`` for any other file.
+
+    Args:
+        columns: those of :func:`entry_for` where no option names one.
+        file: its first rows decide: they hold ``text`` and none of ``columns``.
+    """
+    there = {TEXT} if file.suffix.lower() == ".txt" else first_columns(file)
+    return {"prompt": TEXT} if TEXT in there and not there & set(columns.values()) else columns
+
+
+def first_columns(file: Path) -> set[str]:
+    """Return the columns of a file's first rows; none for kinds of files that only LLaMA-Factory reads."""
+    there: set[str] = set()
+    if file.suffix.lower() in SUFFIXES and file.is_file():
+        for _, row in itertools.islice(read_rows(file), LOOKED_AT):
+            there |= set(row) if isinstance(row, dict) else set()
+
+    return there
+
+
 def check_columns(file: Path, columns: dict[str, str]) -> None:
     """Raise a :class:`ChatTSError` where none of a file's first rows has a column that an entry names.
 
     Kinds of files that only LLaMA-Factory reads (CSV, a folder) are left alone, and files without a row.
     """
-    if file.suffix.lower() not in SUFFIXES or not file.is_file():
-        return
-
-    there: set[str] = set()
-    for _, row in itertools.islice(read_rows(file), LOOKED_AT):
-        there |= set(row) if isinstance(row, dict) else set()
-
+    there = first_columns(file)
     for column, name in columns.items() if there else ():
         if name not in there:
             option = "--" + column.replace("_", "-")
-            fix = "Add --timeseries '' if these are texts alone, or" if column == COLUMN else "Name it with"
+            fix = "Name it with"
+            if column in EMPTY:
+                fix = f"Add {option} '' if {EMPTY[column]}, or"
+
             raise ChatTSError(
                 f"no row has the column {name} ({column}); there are: {', '.join(sorted(there))}",
                 where=str(file),
@@ -121,6 +154,9 @@ def check_columns(file: Path, columns: dict[str, str]) -> None:
 
 def _add(args: argparse.Namespace, path: Path) -> int:
     entry = entry_for(args)
+    if not args.formatting and not args.ranking and not named_columns(args):
+        entry["columns"] = for_pretraining(entry["columns"], path.parent / entry["file_name"])
+
     check_columns(path.parent / entry["file_name"], entry["columns"])
     problems = list(dataset_info.find_problems(path, {args.name: entry}))
     if problems:

@@ -177,3 +177,63 @@ def test_unusable_arguments(tmp_path, monkeypatch, arguments):
     jsonl(tmp_path / "x.jsonl", [row(1)])
     with pytest.raises(ChatTSError):
         check(**arguments)
+
+
+def entry(folder: Path, **keys) -> str:
+    (folder / "dataset_info.json").write_text(json.dumps({"data": {"file_name": "data.jsonl", **keys}}))
+    return "data"
+
+
+TEXTS = {"prompt": "input", "response": "output"}
+KTO = {"columns": {**TEXTS, "timeseries": "timeseries", "kto_tag": "label"}}
+
+
+def codes(findings) -> list[str]:
+    return [item.code for item in findings.found()]
+
+
+class TestContradictions:
+    GOOD, BAD = '[{"interval": [3, 9], "type": "spike"}]', "[]"
+
+    def test_answers_of_kto_to_one_question(self, tmp_path):
+        rows = [row(1, output=self.GOOD, label=True), row(1, output=self.BAD, label=False)]
+        path = jsonl(tmp_path / "data.jsonl", rows)
+        assert codes(check(path)) == []  # recognised by its columns
+        assert codes(check(entry(tmp_path, **KTO), dataset_info=tmp_path)) == []
+
+    def test_one_answer_both_good_and_bad(self, tmp_path):
+        rows = [row(1, label=True), row(1, label=False), row(2, label=True), row(2, label=True)]
+        jsonl(tmp_path / "data.jsonl", rows)
+        found = check(entry(tmp_path, **KTO), dataset_info=tmp_path)
+        assert codes(found) == ["duplicate", "contradiction"] and found["contradiction"].total == 1
+
+    def test_other_tools_are_another_question(self, tmp_path):
+        rows = [row(1, output=self.GOOD, tools="[]"), row(1, output=self.BAD, tools='[{"name": "max"}]')]
+        jsonl(tmp_path / "data.jsonl", rows)
+        columns = {**TEXTS, "timeseries": "timeseries", "tools": "tools"}
+        assert codes(check(entry(tmp_path, columns=columns), dataset_info=tmp_path)) == []
+
+    def test_without_the_tools_they_contradict(self, tmp_path):
+        path = jsonl(tmp_path / "data.jsonl", [row(1, output=self.GOOD), row(1, output=self.BAD)])
+        assert codes(check(path)) == ["contradiction"]
+
+    def test_chosen_and_rejected_alike(self, tmp_path):
+        rows = [{**row(n), "chosen": self.GOOD, "rejected": self.BAD if n else self.GOOD} for n in range(2)]
+        path = jsonl(tmp_path / "data.jsonl", rows)
+        found = check(path)
+        assert codes(found) == ["answers-equal"] and found.status == 1
+        assert found["answers-equal"].examples[0][0] == f"{path}:1"
+
+
+class TestUnmappedSeries:
+    def test_in_every_row(self, tmp_path):
+        jsonl(tmp_path / "data.jsonl", [row(n, input=f"How is pump {n}?") for n in range(3)])
+        found = check(entry(tmp_path, columns=TEXTS), dataset_info=tmp_path)
+        assert codes(found) == ["series-unmapped"] and found.status == 1
+        assert found["series-unmapped"].examples[0][1] == 'add "timeseries": "timeseries" to `columns`'
+
+    def test_in_some_rows(self, tmp_path):
+        rows = [row(1, input="How is it?"), {"input": "Hi", "output": "Hello"}]
+        jsonl(tmp_path / "data.jsonl", rows)
+        found = check(entry(tmp_path, columns=TEXTS), dataset_info=tmp_path)
+        assert codes(found) == ["series-unmapped-some", "text-only"] and found.status == 0

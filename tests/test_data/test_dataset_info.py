@@ -66,9 +66,15 @@ def test_good_entries_of_every_kind_pass(tmp_path):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"file_name": "data.json", "file_nam": "x"}, "unknown key 'file_nam'. Write 'file_name'; known are: file_name, hf"),
+        (
+            {"file_name": "data.json", "file_nam": "x"},
+            "unknown key 'file_nam'. Write 'file_name'; known are: file_name, hf",
+        ),
         ({"formatting": "alpaca"}, "bad: something is missing. Say where the data is: file_name"),
-        ({"file_name": "data.json", "formatting": "chat"}, "bad.formatting: 'chat' is not known. Write 'chatts'; known are: alpaca"),
+        (
+            {"file_name": "data.json", "formatting": "chat"},
+            "bad.formatting: 'chat' is not known. Write 'chatts'; known are: alpaca",
+        ),
         ({"file_name": "data.json", "columns": {"series": "x", "prompt": "p"}}, "bad.columns: unknown key 'series'"),
         ({"file_name": "data.json", "columns": {"prompt": 3}}, "bad.columns.prompt: 3 is not a JSON string"),
         ({"file_name": "data.json", "columns": {"timeseries": "ts"}}, "bad.columns: .* column of the prompt"),
@@ -81,14 +87,20 @@ def test_good_entries_of_every_kind_pass(tmp_path):
         ),
         ({"file_name": "data.json", "ranking": "yes"}, "bad.ranking: 'yes' is not a JSON boolean"),
         ({"file_name": "data.json", "num_samples": 0}, "bad.num_samples: 0 is less than the minimum of 1"),
-        ({"file_name": "data.json", "formatting": "sharegpt", "tags": {**TAGS, "user": "u"}}, "bad.tags: unknown key 'user'"),
+        (
+            {"file_name": "data.json", "formatting": "sharegpt", "tags": {**TAGS, "user": "u"}},
+            "bad.tags: unknown key 'user'",
+        ),
         ({"file_name": "data.json", "formatting": "ShareGPT"}, "'ShareGPT' is not known. Write 'sharegpt'"),
         ({"file_name": "data.json", "formatting": "chats"}, "bad.formatting: 'chats' is not known. Write 'chatts'"),
         (
             {"file_name": "data.json", "formatting": "sharegpt", "tags": {"role_tag": "role"}},
             "bad.tags: content_tag, user_tag, assistant_tag is missing. Add it .once `tags` is there, none is assumed",
         ),
-        ({"file_name": "data.json", "columns": {"messages": "m", "prompt": "p"}}, "bad.columns: `messages` is read in formatting"),
+        (
+            {"file_name": "data.json", "columns": {"messages": "m", "prompt": "p"}},
+            "bad.columns: `messages` is read in formatting",
+        ),
         (
             {"file_name": "data.json", "tags": TAGS},
             'bad: `tags` are read in formatting sharegpt and openai only. Add "formatting": "sharegpt"',

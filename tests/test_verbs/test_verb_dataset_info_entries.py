@@ -137,3 +137,32 @@ class TestColumns:
 
         printed = capsys.readouterr().out
         assert "--kto-tag COLUMN" in printed and "default: input" in printed
+
+
+class TestPretraining:
+    ROW = '{"text": "Pumps move water."}\n'
+
+    def entry(self, folder, name):
+        return json.loads(text(folder))[name]
+
+    def test_texts_alone_are_recognised(self, folder):
+        (folder / "corpus.jsonl").write_text(self.ROW)
+        assert main(["dataset-info", "add", "corpus", "corpus.jsonl", "--dir", str(folder)]) == 0
+        assert self.entry(folder, "corpus") == {"file_name": "corpus.jsonl", "columns": {"prompt": "text"}}
+
+    def test_a_text_file(self, folder):
+        (folder / "corpus.txt").write_text("Pumps move water.\n")
+        assert main(["dataset-info", "add", "corpus", "corpus.txt", "--dir", str(folder)]) == 0
+        assert self.entry(folder, "corpus")["columns"] == {"prompt": "text"}
+
+    def test_named_columns(self, folder):
+        (folder / "corpus.jsonl").write_text('{"content": "Pumps move water.", "id": 1}\n')
+        command = ["dataset-info", "add", "corpus", "corpus.jsonl", "--dir", str(folder), "--prompt", "content"]
+        assert main([*command, "--response", "", "--timeseries", ""]) == 0
+        assert self.entry(folder, "corpus")["columns"] == {"prompt": "content"}
+
+    def test_the_refusal_says_how(self, folder, capsys):
+        (folder / "corpus.jsonl").write_text('{"content": "Pumps move water."}\n')
+        command = ["dataset-info", "add", "corpus", "corpus.jsonl", "--dir", str(folder), "--prompt", "content"]
+        assert main(command) == 2
+        assert "Add --response '' if these are texts to pre-train on" in capsys.readouterr().err
