@@ -1,4 +1,4 @@
-"""What a dataset says of itself is read once and named when it is wrong: entries, encodings, unmapped series, parts."""
+"""Wrong entries, encodings, series that nobody maps, held-out rows, stored tokens: named, never passed over."""
 
 import json
 

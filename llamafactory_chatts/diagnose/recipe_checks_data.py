@@ -34,7 +34,7 @@ def held_out(context: Context) -> Iterator[Finding]:
 
 def stored_tokens(context: Context) -> Iterator[Finding]:
     """Tokenised data that are there already were made from what the recipe names."""
-    key, folder = "tokenized_path", context.get("tokenized_path")
+    key, folder, where = "tokenized_path", context.get("tokenized_path"), context.recipe.where("tokenized_path")
     record = read_record(str(folder)) if folder else None
     if record is None or not context.trains:
         return
@@ -43,6 +43,4 @@ def stored_tokens(context: Context) -> Iterator[Finding]:
     named = {name: value for name, value in context.recipe.values.items() if name in (*NAMES, *SETTINGS)}
     for what in differences(record, {**named, "stage": stage}):
         fix = "Name another tokenized_path (it is made anew), or write the recipe as it was"
-        yield Finding(
-            "error", key, f"these tokenised data were made otherwise: {what}", context.recipe.where(key), fix
-        )
+        yield Finding("error", key, f"these tokenised data were made otherwise: {what}", where, fix)

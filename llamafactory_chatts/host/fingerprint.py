@@ -25,7 +25,7 @@ CODE = (
 
 NOT_OF_ROWS = (
     *("dataset", "eval_dataset", "max_samples", "val_size", "eval_on_each_dataset", "eval_num_beams"),
-    *("mix_strategy", "interleave_probs", "buffer_size", "tokenized_path", "overwrite_cache"),
+    *("mix_strategy", "interleave_probs", "buffer_size", "tokenized_path", "overwrite_cache", "_chatts_named"),
     *("preprocessing_num_workers", "data_shared_file_system", "drop_overlong", "tokens_per_batch"),
 )
 """Settings of the data that change no row: rows are not tokenised again because one of them changes."""
