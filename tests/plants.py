@@ -1,6 +1,6 @@
 """A replica of the field: four plants, each with a label file that points at pictures, and CSVs of other names.
 
-``write(folder)`` makes ``plants/SITE/labels.json`` and ``plants/SITE/csv/`` for the sites of
+``write(folder)`` makes ``examples/plants/SITE/labels.json`` and ``examples/plants/SITE/csv/`` for the sites of
 ``examples/prepare_plants.yaml``, and returns what should happen to every label. Everything is made up and depends on
 the seed only.
 """
@@ -165,7 +165,7 @@ def write(folder: Path, seed: int = 0, share: float = 1.0) -> list[Label]:
     labels = []
     for number, (site, count) in enumerate(SITES.items()):
         rng = np.random.default_rng([seed, number])
-        csvs = folder / "plants" / site / "csv"
+        csvs = folder / "examples" / "plants" / site / "csv"
         csvs.mkdir(parents=True, exist_ok=True)
         problems = [*BROKEN, *["" for _ in range(max(len(QUIRKS) * 2, int(count * share) - len(BROKEN)))]]
         rows = []
@@ -204,6 +204,6 @@ def write(folder: Path, seed: int = 0, share: float = 1.0) -> list[Label]:
         labels[spot + again] = Label(site, doubled.row, "", None, good.quirk, good.exact)
         labels[spot + first_good] = Label(site, good.row, "again", "duplicate", good.quirk, good.exact)
         text = json.dumps(rows, ensure_ascii=False, indent=1)
-        (folder / "plants" / site / "labels.json").write_text(text, encoding="utf-8")
+        (folder / "examples" / "plants" / site / "labels.json").write_text(text, encoding="utf-8")
 
     return labels

@@ -8,12 +8,13 @@ import inspect
 import json
 import re
 import shlex
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from llamafactory_chatts.cli import VERBS
+from llamafactory_chatts.cli import VERBS, main
 
 
 ROOT = Path(__file__).parent.parent
@@ -204,3 +205,22 @@ def test_python_blocks_import_what_is_there():
             for node in (node for node in tree.body if isinstance(node, ast.ImportFrom)):
                 module = importlib.import_module(node.module)
                 assert all(hasattr(module, alias.name) for alias in node.names)
+
+
+def test_the_prepare_block_runs_as_it_is(tmp_path, monkeypatch, capsys):
+    """On the sample plants of this repository; the demo's entries stay in dataset_info.json."""
+    for name in ("examples", "dataset_info"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+
+    monkeypatch.chdir(tmp_path)
+    block = next(body for language, body in blocks(read("README.md")) if "lmf-chatts prepare" in "\n".join(body))
+    lines = [shlex.split(line)[1:] for line in block if line.startswith("lmf-chatts")]
+    assert len(lines) >= 4
+    for words in lines:
+        assert main(words) == 0, words
+
+    printed = capsys.readouterr().out
+    assert "plants_train.jsonl: 18 rows" in printed and "nothing wrong" in printed
+    assert {"chatts_demo", "plants_train"} <= json.loads(Path("dataset_info/dataset_info.json").read_text()).keys()
+    assert len(Path("dataset_info/plants.rejects.jsonl").read_text().splitlines()) == 1
+    assert Path("check.html").stat().st_size > 10_000

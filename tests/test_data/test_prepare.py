@@ -42,7 +42,7 @@ def field(tmp_path_factory):
 def at_field(field, monkeypatch, tmp_path):
     """The same, with a new folder for the output: the recipe's relative paths lead there."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "plants").symlink_to(field[0] / "plants", target_is_directory=True)
+    (tmp_path / "examples").symlink_to(field[0] / "examples", target_is_directory=True)
     return tmp_path, field[1]
 
 

@@ -23,7 +23,7 @@ def small(tmp_path_factory):
 @pytest.fixture
 def here(small, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "plants").symlink_to(small / "plants", target_is_directory=True)
+    (tmp_path / "examples").symlink_to(small / "examples", target_is_directory=True)
     return tmp_path
 
 
