@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ChatTSError, shorten
+from ..core.text_files import read_text
 
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -52,13 +53,7 @@ def read_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     import yaml
 
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ChatTSError("the file is missing", where=str(path), fix="Check its name") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ChatTSError(f"cannot be read ({shorten(error)})", where=str(path), fix="Save it as UTF-8") from None
-
+    text = read_text(path)
     for word in overrides or []:
         if "=" not in word or word.startswith("-"):
             raise ChatTSError(
