@@ -1,5 +1,6 @@
 """What a known failure looks like: the form of a rule, and all rules in the order in which they are tried."""
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ class Cause:
         peer: a consequence in one process of what happened to another one.
         advised: our own error is raised from such an exception; the sentences are made from the texts of both.
         benign: such a line also stands in healthy logs; it counts only when nothing else explains a failure.
+        explains: searched in an exception's text: a line of this rule above such an exception is its cause, whatever
+            another rule says about the exception.
+        phase: searched in what the run was doing (see :class:`Facts`).
     """
 
     pattern: re.Pattern[str]
@@ -37,19 +41,23 @@ class Cause:
     peer: bool = False
     advised: bool = False
     benign: bool = False
+    explains: re.Pattern[str] | None = None
+    phase: re.Pattern[str] | None = None
 
-    def match(self, text: str, frame: str = "") -> re.Match[str] | None:
-        """Return where the pattern fits an exception's text, None where text or frame do not fit."""
+    def match(self, text: str, frame: str = "", phase: str = "") -> re.Match[str] | None:
+        """Return where the pattern fits an exception's text, None where text, frame or phase do not fit."""
         if self.frame is not None and not self.frame.search(frame):
+            return None
+
+        if self.phase is not None and not self.phase.search(phase):
             return None
 
         return self.pattern.search(text)
 
 
 def rule(pattern: str, cause: Text, fix: Text, certainty: Certainty = "certain", **more) -> Cause:
-    """Return a rule; ``more``: needles, general, peer, advised, benign, and ``frame`` as text."""
-    if "frame" in more:
-        more["frame"] = re.compile(more["frame"])
+    """Return a rule; ``more``: needles, general, peer, advised, benign, and as texts ``frame``, ``explains``, ``phase``."""
+    more |= {key: re.compile(more[key]) for key in ("frame", "explains", "phase") if key in more}
 
     return Cause(re.compile(pattern), cause, fix, certainty, **more)
 
@@ -63,15 +71,34 @@ def fill(text: Text, match: re.Match[str]) -> str:
     return text.format(**groups)
 
 
+@functools.cache
 def all_causes() -> tuple[Cause, ...]:
-    """Return every rule; earlier ones win over later ones."""
-    from . import causes_distributed, causes_environment, causes_files, causes_gpu, causes_recipe, causes_training
-
-    return (
-        *causes_gpu.CAUSES,
-        *causes_training.CAUSES,
-        *causes_recipe.CAUSES,
-        *causes_environment.CAUSES,
-        *causes_distributed.CAUSES,
-        *causes_files.CAUSES,
+    """Return every rule; earlier ones win over later ones, special ones over general ones."""
+    from . import (
+        causes_accounts,
+        causes_build,
+        causes_data,
+        causes_distributed,
+        causes_environment,
+        causes_files,
+        causes_gpu,
+        causes_model,
+        causes_recipe,
+        causes_training,
+        causes_versions,
     )
+
+    rooms = (
+        causes_build,
+        causes_gpu,
+        causes_training,
+        causes_model,
+        causes_recipe,
+        causes_environment,
+        causes_versions,
+        causes_distributed,
+        causes_files,
+        causes_accounts,
+        causes_data,
+    )
+    return tuple(sorted((one for room in rooms for one in room.CAUSES), key=lambda cause: cause.general))

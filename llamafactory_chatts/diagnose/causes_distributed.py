@@ -3,6 +3,7 @@
 import re
 
 from .causes import rule
+from .log_facts import PREPARING
 
 
 _LOST = (
@@ -18,13 +19,30 @@ def _timeout(match: re.Match[str]) -> str:
     return f"one process waited in vain for the others in {match['op'] or 'a collective operation'}{after}"
 
 
+_PREPARING = re.escape(PREPARING)
+
 CAUSES = (
+    rule(
+        r"error while attempting to bind on address \(?'?(?P<host>[^',]+)'?, ?(?P<port>\d+)|Cannot find empty port in range: (?P<range>[\d-]+)",
+        lambda m: f"the port of the API or the web page is in use: {m['port'] or m['range']}",
+        "Choose another one: API_PORT=8001 (GRADIO_SERVER_PORT=7861 for the web page); `ss -ltnp` shows who has it",
+        needles=("attempting to bind on address", "Cannot find empty port"),
+    ),
     rule(
         r"Address already in use|EADDRINUSE|errno: 98|Errno 98",
         "the port of the launcher is in use, most often by another or an earlier training",
         "Choose another port: MASTER_PORT=29xxx (torchrun and deepspeed: --master_port); `ss -ltnp` shows who has it",
         needles=("EADDRINUSE", "Address already in use"),
         benign=True,
+    ),
+    rule(
+        r"Watchdog caught collective operation timeout|Timed out waiting \d+ms for|(?:DistStoreError|DistBackendError|TimeoutError|RuntimeError)[^\n]*"
+        r"[Tt]im(?:ed out|eout)|wait timeout after \d+ms|Socket Timeout",
+        "one process still prepared (tokenised) the dataset while the others waited for it, longer than the time-out allows",
+        "Prepare once without a launcher: the same recipe with tokenized_path: DIR in one process (CUDA_VISIBLE_DEVICES=0), then start all of them "
+        "with it; or raise ddp_timeout (seconds, for example 180000000) and preprocessing_num_workers",
+        needles=("Watchdog caught collective operation timeout",),
+        phase=_PREPARING,
     ),
     rule(
         r"Watchdog caught collective operation timeout: \w+\((?:[^)]*?OpType=(?P<op>\w+))?[^)]*?"
@@ -89,5 +107,23 @@ CAUSES = (
         peer=True,
         benign=True,
         frame=r"^(?!.*/multiprocessing/)",
+    ),
+    rule(
+        r"inconsistent tensor size|Detected mismatch between collectives on ranks|different (?:number|order) of collectives|"
+        r"mismatched? (?:shapes|sizes) between ranks|'status': 'INFLIGHT'|status.*INFLIGHT",
+        "the processes do not do the same: one met other modules or shapes than the others",
+        "Same recipe, data and versions on every node; TORCH_DISTRIBUTED_DEBUG=DETAIL names the first difference; under ZeRO-3 every process must run "
+        "every module",
+        "likely",
+    ),
+    rule(
+        r"[Zz]ero-?3[^\n]*(?:not compatible|incompatible|low_cpu_mem_usage|device_map)|low_cpu_mem_usage=True`? or with passing a `device_map",
+        "ZeRO-3 places the weights itself: it takes no device_map and no low_cpu_mem_usage",
+        "Remove low_cpu_mem_usage and device_map; quantised bases train with ZeRO-2 or without DeepSpeed",
+    ),
+    rule(
+        r"ZeRO-Offload with a client provided optimizer|zero_force_ds_cpu_optimizer",
+        "DeepSpeed offloads the optimizer to the CPU and wants its own CPU Adam, the recipe brings another optimizer",
+        'Set optim: adamw_torch, or "zero_force_ds_cpu_optimizer": false in the DeepSpeed file',
     ),
 )

@@ -1,39 +1,70 @@
-"""Broken or mismatched installations."""
+"""Broken or mismatched installations: a package that is missing, or built for another one."""
 
 import re
 
 from .causes import rule
+from .installs import STACK, install, is_ours
 
 
 _MEND = "`lmf-chatts doctor` checks the whole environment and shows the command"
+_TORCH = install("torch", "torchvision", "torchaudio", options="--force-reinstall")
+_MODULES = {
+    "bs4": "beautifulsoup4", "cv2": "opencv-python", "PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml",
+    "rouge_chinese": "rouge-chinese", "flash_attn": "flash-attn", "liger_kernel": "liger-kernel", "pkg_resources": "setuptools",
+    "distutils": "setuptools", "google.protobuf": "protobuf", "sentencepiece": "sentencepiece",
+}  # fmt: skip
+"""Modules whose package has another name."""
 
 
-def _not_compiled(match: re.Match[str]) -> str:
-    name = match["name"] or match["op"]
-    missing = re.search(r"(\S+): (?:command )?not found", match.string)
-    return f"DeepSpeed could not compile its operation {name}" + (f": {missing[1]} is not there" if missing else "")
+def _missing_package(match: re.Match[str]) -> str:
+    return install(match["need"] or match["name"] or match["dist"])
+
+
+def _missing_module(match: re.Match[str]) -> str:
+    name = match["name"]
+    top = name.split(".")[0]
+    package = _MODULES.get(name) or _MODULES.get(top) or top
+    command = f"`{install(package)}`" if is_ours(package) or package in _MODULES.values() else f"the package that holds {name}"
+    return f"Activate the environment in which everything is installed (`which python`), or install it: {command}"
+
+
+def _missing_name(match: re.Match[str]) -> str:
+    top = match["where"].split(".")[0]
+    command = install(top) if is_ours(top) else install(*STACK)
+    return f"One of the two packages is too old or too new: `{command}`; {_MEND}"
 
 
 CAUSES = (
     rule(
-        r"llamafactory-chatts needs (?P<need>\S+), but (?P<found>\S+) is installed",
-        "the plug-in needs {need}, installed is {found}",
-        "pip install '{need}'",
+        r"llamafactory-chatts needs (?P<need>\S+), but (?:(?P<found>\S+) is installed|is not installed)",
+        lambda match: f"the plug-in needs {match['need']}, "
+        + (f"installed is {match['found']}" if match["found"] else "it is not installed"),
+        lambda match: install(match["need"]),
     ),
     rule(
         r"llamafactory-chatts relies on (?P<name>\S+), which this LLaMA-Factory does not have",
         "this LLaMA-Factory has no {name}, which the plug-in relies on",
-        "pip install 'llamafactory>=0.9.5,<0.9.6'",
+        install("llamafactory"),
     ),
     rule(
-        r"(?P<need>[\w.-]+[<>=!][^ ]*) is required for a normal functioning of this module, but found "
+        r"llamafactory-chatts cannot add (?P<name>\S+) to this LLaMA-Factory: (?P<why>.+)",
+        "the plug-in cannot add {name} to this LLaMA-Factory: {why}",
+        f"{install('llamafactory', *STACK)}; `lmf-chatts doctor` lists every addition",
+    ),
+    rule(
+        r"(?P<name>\S+) was imported before llamafactory-chatts could add to it",
+        "{name} was imported before the plug-in could add to it",
+        "Call llamafactory_chatts.register.register() before that import, or leave LLAMAFACTORY_CHATTS unset",
+    ),
+    rule(
+        r"(?P<need>[\w.-]+(?:[<>=!][^ ]*)?) is required for a normal functioning of this module, but found "
         r"(?P<found>\S+?)\.?(?:\s|$)",
-        "LLaMA-Factory needs {need}, installed is {found}",
-        "pip install '{need}'",
+        "LLaMA-Factory or transformers needs {need}, installed is {found}",
+        lambda match: f"{install(match['need'])}; {_MEND}",
     ),
     rule(
         r"operator torchvision::nms does not exist|Couldn't load custom C\+\+ ops|torchvision.*compiled with "
-        r"different CUDA",
+        r"different CUDA|torchvision has no attribute 'extension'|partially initialized module 'torchvision'",
         "torchvision was built for another torch version",
         f"Install the torchvision that belongs to the installed torch; {_MEND}",
         needles=("operator torchvision::nms does not exist",),
@@ -52,9 +83,20 @@ CAUSES = (
         benign=True,
     ),
     rule(
-        r"flash_attn\S*\.so[^\n]*undefined symbol",
+        r"flash_attn\S*\.so[^\n]*undefined symbol|flash_attn_2_cuda\S*: undefined symbol|DLL load failed while importing "
+        r"flash_attn",
         "flash-attn was built for another torch version",
         "`pip uninstall flash-attn` (flash_attn: sdpa needs none), or build it again for the installed torch",
+    ),
+    rule(
+        r"lib(?:cu\w+|nvJitLink|nvrtc|nccl|torch_cuda|torch_cpu|c10_cuda)[\w.-]*\.so[^\n]*(?:undefined symbol|version "
+        r"[`'].*' not found)|undefined symbol: (?:__?nv[Jj]it[Ll]ink|cublasLt|cublas|cudnn|nccl|cusparse|cudaGraph)\w*|"
+        r"Could not load library libcud?nn|Unable to load any of \{?libcudnn|cannot load symbol cudnn|"
+        r"Invalid handle\. Cannot load symbol",
+        "a CUDA library (cuBLAS, cuDNN, nvJitLink, NCCL) of another version is loaded in place of the one that torch brings",
+        f"`unset LD_LIBRARY_PATH` (a system CUDA or a module stands in front); if it stays, reinstall torch with its "
+        f"libraries: {_TORCH}",
+        needles=("Could not load library libcudnn",),
     ),
     rule(
         r"(?P<file>[\w./+-]+\.so[\w.]*): undefined symbol: (?P<symbol>\S+)",
@@ -65,30 +107,24 @@ CAUSES = (
     rule(
         r"(?P<lib>lib[\w.+-]+\.so[\w.]*): cannot open shared object file",
         "the library {lib} is missing",
-        f"Install the package that brings it (CUDA libraries come with the torch wheel: install torch again); {_MEND}",
+        "libGL and libglib: `apt install libgl1 libglib2.0-0`; libcuda: the driver (in a container `--gpus all`); other CUDA "
+        f"libraries come with torch: {_TORCH}",
     ),
     rule(
-        r"GLIBC(?:XX)?_[\d.]+'? not found",
-        "a binary needs a newer C or C++ library than this system has",
-        "Use a newer system or container image, or `conda install -c conda-forge libstdcxx-ng`",
-    ),
-    rule(
-        r"bitsandbytes.*(?:without (?:GPU|CUDA) support|compiled without)|Configured CUDA binary not found|"
-        r"Required library version not found: libbitsandbytes|libbitsandbytes_\w+\.so: cannot open|"
-        r"'NoneType' object has no attribute 'cquantize",
-        "bitsandbytes has no library for this CUDA version",
-        f"pip install --upgrade bitsandbytes (0.49 or later); {_MEND}",
+        r"DLL load failed while importing (?P<name>\w+)|\[WinError 126\][^\n]*|\[WinError 127\][^\n]*|\[WinError 1114\][^\n]*",
+        "a library of Windows that a package needs is missing, or belongs to another version",
+        f"Install the Microsoft Visual C++ Redistributable; reinstall torch: {_TORCH}",
     ),
     rule(
         r"No package metadata was found for (?:The '(?P<need>[^']+)' distribution|(?P<name>[\w-]+))|"
         r"The '(?P<dist>[^']+)' distribution was not found",
         lambda match: f"the package {match['need'] or match['name'] or match['dist']} is not installed",
-        lambda match: f"pip install '{match['need'] or match['name'] or match['dist']}'",
+        _missing_package,
     ),
     rule(
         r"(?P<who>\w+) requires (?P<name>[\w-]+) to be installed",
         "{who} needs the package {name}, which is not installed",
-        "pip install {name}, or remove it from report_to",
+        lambda match: f"{install(match['name'])}, or remove it from report_to",
     ),
     rule(
         r"FlashAttention2 has been toggled on, but it cannot be used|flash_attn seems to be not installed|"
@@ -99,47 +135,54 @@ CAUSES = (
     rule(
         r"ModuleNotFoundError: No module named 'distutils",
         "a package (DeepSpeed 0.18 is one) uses distutils, which Python has no more from 3.12 on",
-        "pip install setuptools, which brings it",
+        f"{install('setuptools')}, which brings it",
     ),
     rule(
-        r"ModuleNotFoundError: No module named '(?P<name>[\w.]+)'",
+        r"ModuleNotFoundError: No module named 'llamafactory(?P<which>_chatts)?\b",
+        "LLaMA-Factory or the plug-in is not installed in this environment: another Python runs than the one it was installed "
+        "for",
+        "Activate the environment that holds it (`which python llamafactory-cli torchrun` name the same folder), or install "
+        f"into this one: {install('llamafactory')}",
+    ),
+    rule(
+        r"(?:requires|requires a different) Python[:>= ]+(?P<need>[^;\n]+)|unsupported operand type\(s\) for \|: '\w+' and "
+        r"'(?:NoneType|type)'|cannot import name 'StrEnum' from 'enum'|cannot import name '(?:Self|NotRequired)' from 'typing'|"
+        r"No module named 'tomllib'",
+        "this Python is too old",
+        "Make an environment with Python 3.11 or newer and install into it",
+    ),
+    rule(
+        r"ResolutionImpossible|Cannot install [^\n]+ because these package versions have conflicting dependencies|"
+        r"No matching distribution found for (?P<name>\S+)|Could not find a version that satisfies the requirement (?P<want>\S+)",
+        "pip found no versions that go together (or none for this Python and platform)",
+        "Start from an empty environment with Python 3.11: `pip install -r requirements.lock`, then `pip install --no-deps .`",
+        needles=("ResolutionImpossible", "No matching distribution found for"),
+    ),
+    rule(
+        r"Distributed package doesn't have NCCL|use_libuv was requested but PyTorch was built without",
+        "several processes on Windows: its PyTorch has no NCCL (and no libuv)",
+        "Train in WSL2 or on Linux; or one process: CUDA_VISIBLE_DEVICES=0; for libuv set USE_LIBUV=0",
+    ),
+    rule(
+        r"(?:ModuleNotFoundError|ImportError): No module named '(?P<name>[\w.]+)'",
         "the Python module {name} is not installed in this environment",
-        "Activate the right environment, or pip install the package that holds {name}",
+        _missing_module,
         general=True,
     ),
     rule(
-        r"ImportError: cannot import name '(?P<name>\w+)' from '(?P<where>[\w.]+)'",
+        r"ImportError: cannot import name '(?P<name>\w+)' from (?:partially initialized module )?'(?P<where>[\w.]+)'",
         "versions do not fit: {where} has no {name}",
-        f"One of the two packages is too old or too new; {_MEND}",
+        _missing_name,
         general=True,
     ),
     rule(
-        r"CUDA_HOME does not exist|CUDA_HOME environment variable is not set",
-        "DeepSpeed wants to compile a CUDA operation, but there is no CUDA toolkit (nvcc)",
-        "Install the toolkit of torch's CUDA version and set CUDA_HOME; or take the offload to the CPU out of the "
-        "DeepSpeed file, then nothing is compiled",
-    ),
-    rule(
-        r"Ninja is required to load C\+\+ extensions|due to ninja not being installed",
-        "DeepSpeed compiles an operation at start and has no ninja",
-        "pip install ninja",
-    ),
-    rule(
-        r"does not match the version torch was compiled with|CUDAMismatchException|"
-        r"The detected CUDA version \(.*?\) mismatches",
-        "the CUDA toolkit (nvcc) is of another version than the one torch was built with",
-        "Install the toolkit of the same major version, or set DS_SKIP_CUDA_CHECK=1 for the CPU Adam",
-    ),
-    rule(
-        r"Error building extension '(?P<name>\w+)'|Unable to JIT load the (?P<op>\w+) op",
-        _not_compiled,
-        "Look at the compiler's first error above; install g++ and ninja (and nvcc for GPU operations), delete "
-        "~/.cache/torch_extensions and try again",
-    ),
-    rule(
-        r"'DeepSpeedCPUAdam' object has no attribute 'ds_opt_adam'",
-        "the CPU Adam of DeepSpeed was not built; this message only follows from that",
-        "Look for the compiler's error above; delete ~/.cache/torch_extensions and try again",
+        r"(?:ImportError|RuntimeError): (?:Using |Loading |\w+ )?[`'\"]?(?P<what>[\w -]+?)[`'\"]? (?:requires|needs) (?:the )?"
+        r"[`'\"]?(?P<name>[a-z][\w-]+)[`'\"]?(?: library| package)?|Please install it (?:with|via|using) "
+        r"[`'\"]?pip install (?:-U )?(?P<pip>[\w-]+)",
+        lambda match: f"the package {match['name'] or match['pip']} is missing or too old"
+        + (f": {match['what']} needs it" if match["what"] else ""),
+        lambda match: install(match["name"] or match["pip"]),
+        "likely",
         general=True,
     ),
 )

@@ -5,11 +5,37 @@ from .causes import rule
 
 CAUSES = (
     rule(
-        r"No space left on device|os error 28|Disk quota exceeded|ENOSPC",
+        r"No space left on device|os error 28|Disk quota exceeded|\[Errno 122\]|ENOSPC|EDQUOT|not enough space on the disk|\[WinError 112\]|"
+        r"Not enough (?:free )?disk space",
         "the disk (or the quota) is full",
-        "`df -h` and `df -i` of output_dir, HF_HOME and /tmp show which; free space, lower save_total_limit, set "
-        "save_only_model: true, or move output_dir; then resume_from_checkpoint: true",
+        "`df -h` and `df -i` of output_dir, HF_HOME and /tmp show which (`quota -s` for a quota); free space, lower save_total_limit, or move "
+        "output_dir and the cache (HF_HOME, HF_DATASETS_CACHE) to another disk; then resume_from_checkpoint: true",
         needles=("No space left on device", "Disk quota exceeded"),
+    ),
+    rule(
+        r"PytorchStreamWriter failed writing file|iostream error|unexpected pos \d+ vs \.? ?\d+|inline_container\.cc:\d+[^\n]*(?:writ|enforce "
+        r"fail|pos)|basic_ios::clear|(?:Error while serializing|SafetensorError)[^\n]*(?:Io ?Error|I/O error)|file write failed",
+        "a checkpoint could not be written to its end: the disk (or the quota) is full, or the network file system failed",
+        "`df -h` and `df -i` of output_dir show whether it is full; free space, lower save_total_limit, or move output_dir to a local disk; delete "
+        "the unfinished checkpoint folder, then resume_from_checkpoint with the one before",
+        "likely",
+        needles=("PytorchStreamWriter failed",),
+    ),
+    rule(
+        r"[Pp]aging file is too small|os error 1455|WinError 1455",
+        "Windows' paging file (virtual memory) is too small for the weights, or for the libraries that each worker process loads",
+        "Enlarge the paging file (System > Advanced > Performance > Virtual memory: as large as the weights plus 20 GB, on a disk with room) and "
+        "restart; set dataloader_num_workers: 0 and preprocessing_num_workers: 1",
+    ),
+    rule(
+        r"\[WinError 1314\]|A required privilege is not held by the client",
+        "Windows lets this user make no symbolic links, which the Hub's cache wants",
+        "Turn on developer mode (or run once as administrator), or download into a folder: `hf download NAME --local-dir DIR`",
+    ),
+    rule(
+        r"\[WinError 32\]|being used by another process",
+        "another process (a virus scanner, an earlier run, a viewer) holds a file of the output or cache",
+        "Close it, end earlier Python processes, or take another output_dir",
     ),
     rule(
         r"PermissionError: \[Errno 13\] Permission denied: '?(?P<file>[^'\n]*\.lock)|"
@@ -40,47 +66,30 @@ CAUSES = (
         needles=("Too many open files",),
     ),
     rule(
-        r"OSError: \[Errno 5\] Input/output error|OSError: \[Errno 116\] Stale file handle|Stale file handle",
-        "the file system failed while a file was read or written",
-        "Check disk or network mount (`dmesg -T`); copy model and data to a local disk",
+        r"\[Errno 5\] Input/output error|\[Errno 116\]|[Ss]tale (?:NFS )?file handle|\[Errno 107\]|Transport endpoint is not connected|\[Errno "
+        r"121\] Remote I/O|\[Errno 112\] Host is down|os error (?:5|116)\b",
+        "the file system (a disk, or a network mount such as NFS) failed while a file was read or written",
+        "Check the mount (`dmesg -T`, `mount | grep nfs`, another node that removed or replaced the file); copy model and data to a local disk, "
+        "put output_dir and HF_HOME there",
+    ),
+    rule(
+        r"\[Errno 37\]|No locks available|\[Errno 11\] Resource temporarily unavailable: '?[^'\n]*lock|flock[^\n]*(?:fail|not supported)|\[Errno (?:38|95|"
+        r"524)\][^\n]*",
+        "the file system (NFS or another network mount) has no locks, which the caches need",
+        "Put HF_HOME, HF_DATASETS_CACHE and TRITON_CACHE_DIR on a local disk; or mount NFS with its lock daemon",
+    ),
+    rule(
+        r"Device or resource busy: '?[^'\n]*\.nfs|\[Errno 39\] Directory not empty|Directory not empty: '?(?P<dir>[^'\n]+)|tmp-checkpoint-\d+",
+        "several processes or nodes write into one folder over a network mount, or a file that is still open was removed there",
+        "Several nodes: a folder of its own per node with save_on_each_node: true, or one shared output_dir without it; remove the left-over "
+        "folder and resume_from_checkpoint: true",
+        "likely",
     ),
     rule(
         r"Error while deserializing header: |incomplete metadata, file not fully covered|InvalidHeaderDeserialization|"
         r"PytorchStreamReader failed|failed finding central directory",
         "a weight file is damaged or was not downloaded to its end",
         "Delete that file and download it again; `ls -l` beside the sizes on the Hub shows which one",
-    ),
-    rule(
-        r"GatedRepoError|Access to model (?P<repo>\S+) is restricted|Cannot access gated repo",
-        "the model on the Hub is gated and this account has no access",
-        "Accept its terms on the model page, then `hf auth login`, or give a local folder",
-    ),
-    rule(
-        r"Repo id must be in the form|Repo id must use alphanumeric chars",
-        "model_name_or_path is no model folder on this machine, and no name on the Hub either",
-        "Correct the path: it must be the folder that holds config.json",
-    ),
-    rule(
-        r"HFValidationError|is not a local folder and is not a valid model identifier|RepositoryNotFoundError",
-        "model_name_or_path is neither a folder on this machine nor a model on the Hub that this account sees",
-        "Correct the name or path; for a private model `hf auth login`",
-    ),
-    rule(
-        r"Cannot find the requested files in the disk cache and outgoing traffic has been disabled|"
-        r"OfflineModeIsEnabled|"
-        r"outgoing traffic has been disabled|offline mode is enabled",
-        "offline mode is on (HF_HUB_OFFLINE=1) and the model is not in the cache",
-        "Give the local folder in model_name_or_path, or unset HF_HUB_OFFLINE and download it once: `hf download "
-        "NAME`",
-    ),
-    rule(
-        r"We couldn't connect to '?(?P<url>\S+?)'? to load|LocalEntryNotFoundError|Max retries exceeded with url|"
-        r"Temporary failure in name resolution|Name or service not known|"
-        r"(?:httpx|requests\.exceptions|urllib3)\S*\.(?:ConnectError|ConnectTimeout|ConnectionError|ReadTimeout|"
-        r"ProxyError)",
-        "the Hub could not be reached, and the files are not in the cache",
-        "Check network and proxy; or download on another machine and give the local folder; HF_ENDPOINT names a "
-        "mirror",
     ),
     rule(
         r"Error no file named (?P<name>[\w.]+)[^\n]*found in directory (?P<folder>\S+?)\.?$",

@@ -2,26 +2,41 @@
 
 from .causes import rule
 from .causes_gpu_memory import OUT_OF_MEMORY
+from .installs import install
+
+
+_TORCH = install("torch", "torchvision", "torchaudio", options="--force-reinstall")
+_OF_CUDA = r"(?i)cuda|cublas|cudnn|bf16|bfloat16|fp16|half|gpu|nccl|bitsandbytes|device|nvml|amp|deepspeed"
 
 
 CAUSES = (
     OUT_OF_MEMORY,
     rule(
-        r"CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_NOT_INITIALIZED",
-        "a CUDA library could not get its work space; most often the GPU's memory is used up",
-        "Look at `nvidia-smi` for other processes; halve per_device_train_batch_size, or run once with "
+        r"CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_NOT_INITIALIZED|CUDNN_STATUS_NOT_INITIALIZED",
+        "a CUDA library (cuBLAS, cuDNN) could not get its work space; most often the GPU's memory is used up, else an index was out of range "
+        "before, or a foreign CUDA library is loaded",
+        "Look at `nvidia-smi` for other processes; halve per_device_train_batch_size; `unset LD_LIBRARY_PATH`; or run once with "
         "CUDA_LAUNCH_BLOCKING=1 to see the operation",
         "likely",
     ),
     rule(
-        r"indexSelect\w+Index|srcIndex < srcSelectDimSize|vectorized_gather_kernel.*index out of bounds",
+        r"cuDNN version incompatibility|CUDNN_STATUS_(?:SUBLIBRARY_)?VERSION_MISMATCH|CUDNN_STATUS_SUBLIBRARY\w+|CUBLAS_STATUS_(?P<what>INVALID_VALUE|"
+        r"NOT_SUPPORTED|EXECUTION_FAILED|INTERNAL_ERROR|ARCH_MISMATCH|NOT_IMPLEMENTED)|CUDNN_STATUS_\w+",
+        "a CUDA library (cuBLAS, cuDNN) refused a call: most often another version than torch's own is loaded, or driver and build do not fit the card",
+        f"`unset LD_LIBRARY_PATH` (a system CUDA, an nvidia-* package) and try again; reinstall torch with its libraries: {_TORCH}; update the driver; "
+        "CUDA_LAUNCH_BLOCKING=1 shows the operation",
+        "likely",
+    ),
+    rule(
+        r"indexSelect\w+Index|srcIndex < srcSelectDimSize|vectorized_gather_kernel.*index out of bounds|index out of range in self|"
+        r"`t >= 0 && t < n_classes`|-sizes\[i\] <= index",
         "an index is outside a table on the GPU: a token id beyond the embedding, or tokenizer and weights do "
         "not belong "
         "together",
         "Train once with use_cpu: true, which names the row; check that tokenizer.json and config.json's "
         "vocab_size come "
         "from the same base",
-        needles=("Assertion `srcIndex", "index out of bounds"),
+        needles=("Assertion `srcIndex", "index out of bounds", "Assertion `t >= 0"),
     ),
     rule(
         r"device-side assert triggered",
@@ -38,7 +53,7 @@ CAUSES = (
         needles=("an illegal memory access was encountered",),
     ),
     rule(
-        r"no kernel image is available for execution on the device",
+        r"no kernel image is available|CUDA error: invalid device function",
         "this PyTorch build has no kernels for this card",
         "Install the PyTorch build for a CUDA version that knows the card (cards of 2025 need CUDA 12.8 or "
         "later; very old "
@@ -52,32 +67,74 @@ CAUSES = (
         "likely",
         needles=("is not compatible with the current PyTorch",),
         benign=True,
+        explains=r"(?i)cublas|invalid device function|kernel launch",
+    ),
+    rule(
+        r"system has unsupported display driver|Error 803|Driver/library version mismatch|Error 804|forward compatibility was attempted|"
+        r"kernel driver (?:version )?[\d.]+ does not match|API mismatch: the client has",
+        "the NVIDIA driver's kernel module and its libraries are of different versions: the driver was updated without a restart, or a container "
+        "or cuda-compat package brings libraries that this card's driver does not take",
+        "Restart the machine, or reload the nvidia kernel modules; in a container take /usr/local/cuda/compat out of LD_LIBRARY_PATH; `nvidia-smi` must work first",
+        needles=("unsupported display driver", "Driver/library version mismatch", "forward compatibility was attempted"),
+        explains=_OF_CUDA,
     ),
     rule(
         r"driver on your system is too old \(found version (?P<found>\d+)\)|"
-        r"CUDA driver version is insufficient for CUDA runtime version|forward compatibility was attempted",
-        "the NVIDIA driver is too old for this PyTorch build",
+        r"CUDA driver version is insufficient for CUDA runtime version|provided PTX was compiled with an unsupported toolchain|"
+        r"requires? (?:a )?(?:NVIDIA )?driver (?:version )?[^\n]*(?:newer|at least|>=)",
+        lambda m: "the NVIDIA driver is too old for this PyTorch build"
+        + (f": it knows CUDA {int(m['found']) // 1000}.{int(m['found']) % 1000 // 10} only" if m["found"] else ""),
         "Update the driver, or install the PyTorch build of an older CUDA version that `nvidia-smi` allows",
         needles=("driver on your system is too old", "driver version is insufficient"),
         benign=True,
+        explains=_OF_CUDA,
     ),
     rule(
-        r"Driver/library version mismatch",
-        "the NVIDIA kernel module and its libraries are of different versions: the driver was updated without a "
-        "restart",
-        "Restart the machine, or reload the nvidia kernel modules",
-        needles=("Driver/library version mismatch",),
+        r"Error 802|system not yet initialized",
+        "the GPUs' NVLink switch is not started: the Fabric Manager does not run, or is of another version than the driver",
+        "`systemctl status nvidia-fabricmanager`; install the one of the driver's exact version and start it",
+        needles=("system not yet initialized",),
+        explains=_OF_CUDA,
     ),
     rule(
-        r"Found no NVIDIA driver|No CUDA GPUs are available|no CUDA-capable device is detected",
+        r"CUDA unknown error - this may be due to an incorrectly set up environment|Error 999|Unexpected error from cudaGetDeviceCount",
+        "CUDA cannot be initialised: the driver hangs (after suspend or an update), or CUDA_VISIBLE_DEVICES names no card of this machine",
+        "See whether `nvidia-smi` works and CUDA_VISIBLE_DEVICES is right; `sudo rmmod nvidia_uvm && sudo modprobe nvidia_uvm`, or restart the machine; "
+        "in a container also restart Docker",
+        needles=("CUDA unknown error", "Unexpected error from cudaGetDeviceCount"),
+        benign=True,
+        explains=_OF_CUDA,
+    ),
+    rule(
+        r"Can't initialize NVML|Failed to initialize NVML|NVML_SUCCESS|nvmlInit|NVML: Unknown Error",
+        "the NVIDIA driver does not answer (NVML): it is not loaded, or the container lost it",
+        "`nvidia-smi` must work first: restart the machine or the container (`--gpus all`; systemd's cgroups take GPUs away after a reload)",
+        "likely",
+        needles=("Can't initialize NVML", "Failed to initialize NVML"),
+        benign=True,
+        explains=_OF_CUDA,
+    ),
+    rule(
+        r"devices are busy or unavailable",
+        "the GPU is taken: it is in exclusive mode and another process holds it, or its MIG part is not there",
+        "`nvidia-smi` shows both: end the other process, or `nvidia-smi -c 0`; name the MIG part in CUDA_VISIBLE_DEVICES",
+    ),
+    rule(
+        r"re-initialize CUDA in forked subprocess|CUDA error: initialization error",
+        "CUDA was used in a process that was forked from one that already used it (workers of preprocessing or loading)",
+        "Set preprocessing_num_workers: 1 and dataloader_num_workers: 0; own code must not touch the GPU before the workers start",
+    ),
+    rule(
+        r"Found no NVIDIA driver|No CUDA GPUs are available|no CUDA-capable device is detected|cuInit[^\n]*(?:100|no device)",
         "PyTorch sees no NVIDIA GPU",
         "Check `nvidia-smi` and CUDA_VISIBLE_DEVICES; in a container add `--gpus all`; on a machine without a GPU set "
         "use_cpu: true",
         needles=("Found no NVIDIA driver",),
         benign=True,
+        explains=_OF_CUDA,
     ),
     rule(
-        r"Torch not compiled with CUDA enabled",
+        r"Torch not compiled with CUDA enabled|torch\S*\+cpu\b[^\n]*(?:no CUDA|CPU-only)",
         "a CPU-only PyTorch build is installed",
         "Install the CUDA build of the same PyTorch version; `lmf-chatts doctor` shows the command",
     ),
@@ -103,5 +160,17 @@ CAUSES = (
         "Set bf16: false and fp16: true on cards before Ampere (RTX 20 series, V100, T4); use_cpu: true where "
         "there is no "
         "GPU",
+    ),
+    rule(
+        r"requires Ampere or a newer GPU arch|--tf32 requires",
+        "tf32 wants a card from Ampere on",
+        "Remove tf32, or set it to false; look at `nvidia-smi` if the card should have it: PyTorch may not see it",
+    ),
+    rule(
+        r"(?:HIP|CUDA|XPU|NPU|MPS) error: (?P<what>[^\n]+)|cuda runtime error \(\d+\) : (?P<old>[^\n]+)|CUDA driver error: (?P<driver>[^\n]+)",
+        lambda m: f"the GPU or its driver reports: {m['what'] or m['old'] or m['driver']}",
+        "Run again with CUDA_LAUNCH_BLOCKING=1 to see the operation; `nvidia-smi` and `dmesg -T | grep -i xid` show the card's state",
+        "likely",
+        general=True,
     ),
 )

@@ -37,8 +37,12 @@ SIGNALS = {
     "SIGSEGV": 11,
     "SIGTERM": 15,
 }
+PREPARING = "while the dataset was being prepared"
 _PHASES = (
-    ("Loading dataset ", "while the dataset was being prepared"),
+    ("Loading dataset ", PREPARING),
+    ("Converting format of dataset", PREPARING),
+    ("Running tokenizer on dataset", PREPARING),
+    ("Generating train split", PREPARING),
     ("training example:", "before the weights were loaded"),
     ("loading weights file", "while the weights were being loaded"),
     ("Loading checkpoint shards", "while the weights were being loaded"),
@@ -47,6 +51,12 @@ _PHASES = (
     ("Saving model checkpoint to", "while or after a checkpoint was saved"),
     ("***** Running Evaluation *****", "during evaluation"),
     ("***** train metrics *****", "after the training had ended and was saved"),
+)
+_VERSION = re.compile(
+    r"\b(?P<name>torch|pytorch|transformers|llama-?factory|llamafactory-chatts|peft|trl|datasets|accelerate|deepspeed|"
+    r"bitsandbytes|triton|tokenizers|flash[-_]attn|vllm|numpy|pyarrow|safetensors|liger-kernel|CUDA|Python)"
+    r"(?:[- ]version)?[\"'`]?(?:\s*[:=@]{1,2}\s*|\s+(?:version\s*:?\s*)?|-)v?[\"'`]?(?P<version>\d+\.\d+[\w.+]*)",
+    re.IGNORECASE,
 )
 _INTERESTING = re.compile(r"exit|ignal|oom[-_ ]|OOM|memory|died with|Fatal Python").search
 
@@ -61,6 +71,7 @@ class Facts:
             itself was sent. oom: lines that show the out-of-memory killer.
         nan_loss: first line whose loss is NaN or infinite. nan_grads: first line of the row of such gradient norms
             that reaches to the end, and how many there are.
+        versions: of libraries, by their names in lower case, as the log's first line about each says.
         phase: what the run was doing last. started, finished: training began; ended and was saved (line numbers).
     """
 
@@ -73,6 +84,7 @@ class Facts:
     nan_loss: Line | None = None
     nan_grads: tuple[Line, int] | None = None
     half: bool = False
+    versions: dict[str, str] = field(default_factory=dict)
     phase: str = ""
     started: int = 0
     finished: int = 0
@@ -91,6 +103,11 @@ class Facts:
 
         if "compute dtype: torch.float16" in text:
             self.half = True
+
+        if len(text) < 300:
+            for found in _VERSION.finditer(text):
+                name = found["name"].lower().replace("pytorch", "torch").replace("_", "-").replace("llama-f", "llamaf")
+                self.versions.setdefault(name, found["version"].rstrip("."))
 
         if self._in_root:
             self._summary(line)

@@ -17,9 +17,15 @@ LONGEST = 1 << 16
 _BAR_ENDS = (b"it/s]", b"s/it]", b"examples/s]", b"B/s]", b"?it/s]")
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _TIME = re.compile(
-    r"^(?:\[?\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?(?: \||:)? ){1,3}"
-)  # the launcher's, and those of what runs below or above it
-_RANK = re.compile(r"^(?:\d+: )?\[(?:rank|default)(\d+)\]: ?")
+    r"^(?:\[?\d{4}[-/]\d\d[-/]\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?(?: \||:)? |"
+    r"\[?\d\d:\d\d:\d\d(?:[.,]\d+)?\]? )"
+)
+_WHO = re.compile(
+    r"^(?:\((?:[\w.:<>]+ )?pid=\d+(?:, ip=[\d.]+)?\) |\[\d+,\d+\]<std(?:err|out)>: ?|std(?:err|out): |"
+    r"(?:\d{1,4}|\d+\.\d+\.\d+\.\d+|(?:[A-Za-z][\w.]*[-_.])?(?:worker|master|node|host|rank|gpu|trainer|pod)[\w.-]*\d+|"
+    r"\[(?:pod|worker|node)\S*\])(?: +\|(?= )|:) )"
+)  # Ray, mpirun, a launcher's pipe, srun -l and pdsh, containers
+_RANK = re.compile(r"^\[(?:rank|default)[ _]?(\d+)\]: ?", re.IGNORECASE)
 _BAR = re.compile(r"^.{0,200}?\d+%\|[^|]*\|\s*[\d.]+\w*/[\d.]+\w* \[[^\]]*\]\s*")
 
 
@@ -43,19 +49,34 @@ def clean(raw: bytes) -> tuple[str, int | None]:
     if "\x1b" in text:
         text = _COLOUR.sub("", text)
 
-    text = _TIME.sub("", text, count=1)
-    if "%|" in text:
-        text = _BAR.sub("", text, count=1)
+    rank = None
+    for _ in range(4):  # the launcher's prefixes, and those of what runs below or above it
+        if "%|" in text:
+            text = _BAR.sub("", text, count=1)
 
-    rank = _RANK.match(text)
-    return (text[rank.end() :], int(rank[1])) if rank else (text, None)
+        if found := _RANK.match(text):
+            rank = int(found[1])
+        else:
+            found = _TIME.match(text) or _WHO.match(text)
+
+        if not found:
+            break
+
+        text = text[found.end() :]
+
+    return text, rank
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """Yield the pieces of a log that are more than the state of a progress bar."""
+    """Yield the pieces of a log that are more than the state of a progress bar, and each bar's name once."""
+    bar = b""
     for number, raw in _pieces(path):
         if raw.endswith(_BAR_ENDS) and b"%|" in raw:
-            continue
+            name = raw.partition(b": ")[0]
+            if b"%|" in name or name == bar:
+                continue
+
+            bar = raw = name
 
         text, rank = clean(raw)
         yield Line(number, text, rank)

@@ -4,20 +4,23 @@ import re
 from collections import deque
 from dataclasses import dataclass, field
 
+from . import log_frames
+from .log_frames import Frame
 from .log_lines import Line
 
 
-START = "Traceback (most recent call last):"
 KEPT = 60
 """Tracebacks kept from the beginning of a log, and as many from its end."""
 
-_CHAIN = ("The above exception was the direct cause", "During handling of the above exception")
-_EXCEPTION = re.compile(r"^((?:[A-Za-z_]\w*\.)*[A-Z_]\w*)(?:: ?(.*))?$")
-_FRAME = re.compile(r'^\s+File "([^"]+)", line (\d+)(?:, in (\S+))?')
-_RECORD = re.compile(r"^(?:\[|[WEIF]\d{4} |exit code|Traceback|\S+:\d+: \w*Warning|\s*\d+%\||={8,}|\*{5})")
+_RECORD = re.compile(
+    r"^(?:\[(?:INFO|WARN|ERROR|20\d\d|rank|\w+\|)|[WEIF]\d{4} |exit code|Traceback|\S+:\d+: \w*Warning|\s*\d+%\||={8,}|"
+    r"\*{5}|[╭╰]─)"
+)
 _MESSAGE_LINES, _MESSAGE_LENGTH, _LINE_LENGTH = 40, 8000, 1000
 _PATIENCE = 20
 """Lines of other processes that may stand between the lines of a traceback."""
+
+_FRAMES_KEPT = 40
 
 
 @dataclass
@@ -27,7 +30,8 @@ class Trace:
     Attributes:
         start: line number of its first line. number: line number of the exception, 0 while it is not known.
         kind: name of the exception class. message: its text, several lines, cut when it is long.
-        frame: ``file:line in function`` of the innermost frame. cause: the traceback it was raised from.
+        frames: the outermost and the innermost ones, in their order. cause: the traceback it was raised from.
+        prefix: what stands in front of its head, and maybe of its other lines.
     """
 
     start: int
@@ -35,14 +39,21 @@ class Trace:
     number: int = 0
     kind: str = ""
     message: str = ""
-    frame: str = ""
+    frames: list[Frame] = field(default_factory=list)
     cause: "Trace | None" = None
+    prefix: str = ""
     strangers: int = 0
+    half: str = ""  # of a path that rich broke at the side of its box
 
     @property
     def text(self) -> str:
         message = self.message.rstrip('\n "')
         return f"{self.kind}: {message}" if message else self.kind
+
+    @property
+    def frame(self) -> str:
+        """``file:line in function`` of the innermost frame."""
+        return str(self.frames[-1]) if self.frames else ""
 
     def chain(self) -> list["Trace"]:
         """Return the tracebacks from the first one raised to this one."""
@@ -57,10 +68,11 @@ class Trace:
 
 @dataclass
 class Tracebacks:
-    """Collects the tracebacks while the lines pass by."""
+    """Collects the tracebacks while the lines pass by; ``alone`` are exceptions that no frames precede."""
 
     first: list[Trace] = field(default_factory=list)
     later: deque[Trace] = field(default_factory=lambda: deque(maxlen=KEPT))
+    alone: deque[Trace] = field(default_factory=lambda: deque(maxlen=KEPT))
     _open: dict[int | None, Trace] = field(default_factory=dict)
     _speaking: dict[int | None, Trace] = field(default_factory=dict)
     _chained: dict[int | None, Trace] = field(default_factory=dict)
@@ -74,16 +86,14 @@ class Tracebacks:
     def add(self, line: Line) -> bool:
         """Take a line; return whether it belongs to a traceback."""
         text, rank = line.text, line.rank
-        at = text.find(START)
-        if at >= 0:
-            self._speaking.pop(rank, None)
-            self._open[rank] = Trace(line.number, rank, cause=self._chained.pop(rank, None))
+        if "Traceback (" in text and log_frames.starts(text):
+            self._begin(line, log_frames.announced(text)[0])
             return True
 
         if rank in self._open:
             return self._inside(self._open[rank], line)
 
-        if text.startswith(_CHAIN):
+        if log_frames.chains(text):
             self._speaking.pop(rank, None)
             last = next((trace for trace in reversed([*self.first, *self.later]) if trace.rank == rank), None)
             if last is not None:
@@ -91,22 +101,41 @@ class Tracebacks:
 
             return True
 
-        if rank in self._speaking:
-            self._message(self._speaking[rank], line)
+        if log_frames.opens_without_head(text):
+            self._begin(line)
+            return self._inside(self._open[rank], line)
+
+        speaking = self._speaking.get(rank)
+        if speaking is not None and self._message(speaking, line):
+            return False
+
+        if alone := log_frames.lone_exception(text):
+            trace = Trace(line.number, rank, line.number, alone[0], alone[1][:_LINE_LENGTH])
+            self.alone.append(trace)
+            self._speaking[rank] = trace
 
         return False
 
+    def _begin(self, line: Line, prefix: str = "") -> None:
+        rank = line.rank
+        self._speaking.pop(rank, None)
+        self._open[rank] = Trace(line.number, rank, cause=self._chained.pop(rank, None), prefix=prefix)
+
     def _inside(self, trace: Trace, line: Line) -> bool:
-        text = line.text
-        frame = _FRAME.match(text)
-        if frame:
-            trace.frame = f"{frame[1]}:{frame[2]}" + (f" in {frame[3]}" if frame[3] else "")
+        text = log_frames.unboxed(line.text.removeprefix(trace.prefix))
+        half, trace.half = trace.half, ""
+        if frame := log_frames.frame_of(half + text):
+            trace.frames.append(frame)
+            if len(trace.frames) > _FRAMES_KEPT:
+                del trace.frames[_FRAMES_KEPT // 2]
+
             return True
 
-        if not text or text[0].isspace():
+        if line.text[:1] in "│|╭╰" or log_frames.goes_on(text):
+            trace.half = text if line.text[:1] in "│|" and text[:1] in "/~" and " " not in text else ""
             return True
 
-        exception = _EXCEPTION.match(text)
+        exception = log_frames.exception_of(text)
         if exception is None:
             trace.strangers += 1
             if trace.strangers > _PATIENCE:
@@ -114,16 +143,18 @@ class Tracebacks:
 
             return False
 
-        trace.number, trace.kind, trace.message = line.number, exception[1], (exception[2] or "")[:_LINE_LENGTH]
+        trace.number, trace.kind, trace.message = line.number, exception[0], exception[1][:_LINE_LENGTH]
         del self._open[trace.rank]
         self._speaking[trace.rank] = trace
         (self.first if len(self.first) < KEPT else self.later).append(trace)
         return True
 
-    def _message(self, trace: Trace, line: Line) -> None:
-        """Take the further lines of an exception's text."""
+    def _message(self, trace: Trace, line: Line) -> bool:
+        """Take a further line of an exception's text; return whether it was one."""
         long = len(trace.message) > _MESSAGE_LENGTH or trace.message.count("\n") >= _MESSAGE_LINES
         if long or _RECORD.match(line.text):
             del self._speaking[trace.rank]
-        else:
-            trace.message = f"{trace.message}\n{line.text[:_LINE_LENGTH]}"
+            return False
+
+        trace.message = f"{trace.message}\n{line.text.removeprefix(trace.prefix)[:_LINE_LENGTH]}"
+        return True

@@ -1,0 +1,82 @@
+"""The Hub and the services that record a run: access, keys, network."""
+
+import re
+
+from .causes import rule
+
+
+_SERVICES = {
+    "wandb": ("Weights & Biases", "`wandb login` or WANDB_API_KEY; without an account WANDB_MODE=offline, or report_to: none"),
+    "swanlab": (
+        "SwanLab",
+        "`swanlab login`, SWANLAB_API_KEY, or swanlab_api_key in the recipe; without an account swanlab_mode: local, or use_swanlab: false",
+    ),
+    "comet": ("Comet", "`comet login` or COMET_API_KEY; or report_to: none"),
+    "neptune": ("Neptune", "NEPTUNE_API_TOKEN; or report_to: none"),
+    "mlflow": ("MLflow", "MLFLOW_TRACKING_URI and its user and password; or report_to: none"),
+}
+
+
+def _service(match: re.Match[str]) -> tuple[str, str]:
+    text = match.string.lower()
+    return next((value for key, value in _SERVICES.items() if key in text), ("the service in report_to", "Log in to it, or report_to: none"))
+
+
+CAUSES = (
+    rule(
+        r"api_key not configured|[Nn]o API key (?:configured|found|provided)|API key (?:must be|is (?:not|invalid|incorrect|missing)|not found|"
+        r"verification failed|length)|(?:wandb|swanlab)[^\n]*(?:not logged in|[Pp]lease (?:login|log in)|login failed|401|403|[Uu]nauthori[sz]ed|"
+        r"[Pp]ermission denied|[Aa]uthenticat|[Aa]uthoriz)|KeyFileError|call wandb\.login|(?:wandb|swanlab) login|MissingApiTokenException|"
+        r"requires an API key|未登录|请先登录|未经授权",
+        lambda m: f"{_service(m)[0]} is asked to record the run, and there is no valid key (login) for it",
+        lambda m: _service(m)[1],
+        needles=("api_key not configured", "No API key configured"),
+    ),
+    rule(
+        r"wandb[^\n]*(?:CommError|[Nn]etwork|timed out|connect)|wandb\.errors\.\S*CommError[^\n]*|swanlab[^\n]*(?:[Cc]onnection|[Tt]imeout|timed out|"
+        r"proxy|network)|Run initialization has timed out",
+        lambda m: f"{_service(m)[0]} could not be reached from this machine",
+        lambda m: f"Check network and proxy, or record on this machine only: {_service(m)[1]}",
+        "likely",
+    ),
+    rule(
+        r"LocalTokenNotFoundError|Token is required|401 Client Error: Unauthorized|Invalid user token|Invalid credentials in Authorization header|"
+        r"(?:HF_TOKEN|token)[^\n]* (?:is )?(?:expired|invalid|not valid)",
+        "the Hub wants a login, or does not take the one that is set",
+        "`hf auth login`, or unset a stale HF_TOKEN; ModelScope: `modelscope login`; or give a local folder",
+    ),
+    rule(
+        r"GatedRepoError|Access to model (?P<repo>\S+) is restricted|Cannot access gated repo",
+        "the model on the Hub is gated and this account has no access",
+        "Accept its terms on the model page, then `hf auth login`, or give a local folder",
+    ),
+    rule(
+        r"Repo id must be in the form|Repo id must use alphanumeric chars",
+        "model_name_or_path is no model folder on this machine, and no name on the Hub either",
+        "Correct the path: it must be the folder that holds config.json",
+    ),
+    rule(
+        r"HFValidationError|is not a local folder and is not a valid model identifier|RepositoryNotFoundError",
+        "model_name_or_path is neither a folder on this machine nor a model on the Hub that this account sees",
+        "Correct the name or path; for a private model `hf auth login`",
+    ),
+    rule(
+        r"Cannot find the requested files in the disk cache and outgoing traffic has been disabled|"
+        r"OfflineModeIsEnabled|"
+        r"outgoing traffic has been disabled|offline mode is enabled",
+        "offline mode is on (HF_HUB_OFFLINE=1) and the model is not in the cache",
+        "Give the local folder in model_name_or_path, or unset HF_HUB_OFFLINE and download it once: `hf download "
+        "NAME`",
+    ),
+    rule(
+        r"We couldn't connect to '?(?P<url>\S+?)'? to load|LocalEntryNotFoundError|Max retries exceeded with url|"
+        r"Temporary failure in name resolution|Name or service not known|SSLError|CERTIFICATE_VERIFY_FAILED|SSL: UNEXPECTED_EOF|ProxyError|"
+        r"\b(?:429|500|502|503|504) (?:Client|Server) Error|Too Many Requests|Gateway Time-?out|IncompleteRead|ChunkedEncodingError|"
+        r"Connection to [^\n]* timed out|Consistency check failed|Network is unreachable|"
+        r"(?:httpx|requests\.exceptions|urllib3)\S*\.(?:ConnectError|ConnectTimeout|ConnectionError|ReadTimeout|"
+        r"ProxyError)",
+        "the Hub could not be reached, and the files are not in the cache",
+        "Check network and proxy; or download on another machine and give the local folder; HF_ENDPOINT names a "
+        "mirror",
+    ),
+)
