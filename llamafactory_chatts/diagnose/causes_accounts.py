@@ -46,6 +46,17 @@ CAUSES = (
         "`hf auth login`, or unset a stale HF_TOKEN; ModelScope: `modelscope login`; or give a local folder",
     ),
     rule(
+        r"ProxyError|[Uu]nable to connect to proxy|Cannot connect to proxy|Tunnel connection failed|(?:http|https|all)_proxy[^\n]*(?:invalid|refused)|Unknown scheme for "
+        r"proxy|SOCKS support|socksio",
+        "the proxy that is set (http_proxy, https_proxy, all_proxy) does not answer or is not understood, so the Hub (or its mirror) cannot be reached",
+        "Correct or unset http_proxy, https_proxy and all_proxy (no_proxy for the mirror); or download on another machine and give the local folder",
+    ),
+    rule(
+        r"SSLError|CERTIFICATE_VERIFY_FAILED|SSL: \w+|certificate verify failed",
+        "the secure connection to the Hub failed: a proxy or firewall puts its own certificate in between, or breaks the connection",
+        "Set REQUESTS_CA_BUNDLE and SSL_CERT_FILE to your organisation's certificate, or HF_ENDPOINT to a mirror; or download elsewhere and give the local folder",
+    ),
+    rule(
         r"GatedRepoError|Access to model (?P<repo>\S+) is restricted|Cannot access gated repo",
         "the model on the Hub is gated and this account has no access",
         "Accept its terms on the model page, then `hf auth login`, or give a local folder",

@@ -115,12 +115,14 @@ CAUSES = (
         "ChatTS packs with neat_packing: true and template: chatts",
     ),
     rule(
-        r"(?:varlen|flash_attn_varlen|unpad)\w*[^\n]*|expected (?:key|query|value|position_ids|attention_mask)[^\n]*length",
-        "packed or padded rows: attention was given lengths that do not fit its input",
-        "Set flash_attn: sdpa (or auto) and packing: false to find which of the two it is; ChatTS needs no flash-attn for packing",
+        r"(?:varlen|flash_attn_varlen|unpad|cu_seqlens)\w*[^\n]*|expected (?:key|query|value|position_ids|attention_mask)[^\n]*length|expanded size of the "
+        r"tensor \(\d+\) must match the existing size|size of tensor a \(\d+\) must match the size of tensor b|[Aa]ttention mask should be of size|"
+        r"attn_mask[^\n]*|shape of the mask[^\n]*|attention_mask[^\n]*(?:shape|size|dim)",
+        "attention got a mask or lengths that do not fit its input: packed rows (neat_packing) or padding with an attention that does not take them",
+        "Set packing: false (neat_packing: false) to go on, or flash_attn: sdpa (auto, fa2) in place of what is set; ChatTS packs with template: chatts and "
+        "needs no flash-attn for it",
         "likely",
-        frame=r"flash_att|attention|padding_free|varlen",
-        general=True,
+        frame=r"attention|attn|padding_free|varlen|masking|sdpa|modeling_",
     ),
     rule(
         r"expected sequence of length (?P<wants>\d+) at dim \d+ \(got (?P<has>\d+)\)|Unable to create tensor, you should probably activate "
@@ -135,6 +137,11 @@ CAUSES = (
         "streaming: the main process tries to put batches of different length together and hand them out",
         "Set accelerator_config: {{dispatch_batches: false}} and dataloader_num_workers to at most the number of data files; or streaming: false",
         frame=r"accelerate[/\\](?:data_loader|utils)|^$",
+    ),
+    rule(
+        r"`?(?P<one>\w+)`? is incompatible with `?(?P<two>streaming)`?|(?P<off>Turn off `streaming`) when saving dataset",
+        lambda m: f"streaming does not go together with {m['one'] or 'tokenized_path (saving the dataset to disk)'}",
+        lambda m: f"Remove {m['one'] or 'tokenized_path'}, or set streaming: false",
     ),
     rule(
         r"specify `max_steps` in streaming|IterableDataset'? (?:has no len|object has no attribute)|does not implement __len__|"

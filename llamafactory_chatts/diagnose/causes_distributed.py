@@ -83,6 +83,15 @@ CAUSES = (
         needles=("Duplicate GPU detected",),
     ),
     rule(
+        r"WARN NET/(?:IB|OFI)|ibv_\w+[^\n]*(?:fail|error)|IBV_WC_\w+ERR|NET/IB: Got completion|No device found[^\n]*IB",
+        "the connection between the nodes over InfiniBand or RoCE does not work for NCCL",
+        "Check it: `ibstat` (state Active), the same NCCL_IB_HCA and NCCL_IB_GID_INDEX on every node, memlock unlimited; NCCL_IB_DISABLE=1 with "
+        "NCCL_SOCKET_IFNAME=eth0 goes over TCP instead",
+        needles=("WARN NET/", "ibv_", "IBV_WC_"),
+        benign=True,
+        explains=r"nccl|NCCL|peer|timeout|Timeout|ChildFailed",
+    ),
+    rule(
         r"ncclSystemError|NCCL WARN .*Call to connect .* failed|ncclRemoteError|unhandled system error",
         "NCCL could not set up its connections",
         "Run again with NCCL_DEBUG=INFO and read the first WARN; NCCL_SOCKET_IFNAME names the network card, "

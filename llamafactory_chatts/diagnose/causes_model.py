@@ -162,8 +162,15 @@ CAUSES = (
         "Write `template:` in the recipe, or take tokenizer_config.json and chat_template.jinja from the base's page",
     ),
     rule(
+        r"Tensor\.item\(\) cannot be called on meta|(?:aten::\S+|'\w+')[^\n]*'Meta' backend|fake or meta tensor|meta[^\n]*data-dependent",
+        "the model's code computes with values while it is built without content (meta device), as newer transformers build models: the "
+        "modelling code is older than the library, most often code from the checkpoint's folder",
+        "For ChatTS use the plug-in's classes (`lmf-chatts doctor` shows whether it is active; trust_remote_code has no effect then); other bases: "
+        "newer modeling_*.py from the model's page, or the transformers it was written for",
+    ),
+    rule(
         r"(?:Cannot copy out of|copy out of) meta tensor|is on the meta device|device meta is not on the expected device|"
-        r"and meta!|on device meta|Tensor\.item\(\) cannot be called on meta tensors|doesn't have any device set|offload the whole model "
+        r"and meta!|on device meta|doesn't have any device set|offload the whole model "
         r"to (?:the )?disk|need an `offload_(?:dir|folder)`|meta tensors?\b",
         "weights stand on the meta device, without content: they were offloaded because the model does not fit the memory, or the "
         "checkpoint does not hold them",

@@ -115,6 +115,13 @@ CAUSES = (
         "Correct resume_from_checkpoint: a folder checkpoint-N, or true for the newest one in output_dir",
     ),
     rule(
+        r"`?(?P<one>\w+)`? (?:is|are) (?:incompatible|not compatible) with (?:the )?`?(?P<two>\w+)`?",
+        "{one} and {two} exclude each other",
+        "Remove one of the two from the recipe; `lmf-chatts doctor RECIPE.yaml` checks the whole recipe before anything loads",
+        frame=r"hparams|llamafactory|^$",
+        general=True,
+    ),
+    rule(
         r"ValueError: (?P<what>.+)",
         "LLaMA-Factory refuses the recipe: {what}",
         "Change the key that the message names; `lmf-chatts doctor RECIPE.yaml` checks the whole recipe before "

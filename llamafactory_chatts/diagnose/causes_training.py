@@ -34,10 +34,12 @@ CAUSES = (
         lambda match: (
             f"data loader worker {match['pid']} was ended from outside"
             + (f" (signal: {match['signal']})" if match["signal"] else "")
+            + "; most often the host's memory (RAM) or /dev/shm ran out"
         ),
         "`dmesg -T | grep -iE 'oom|killed process'` shows whether the kernel did it; lower "
         "dataloader_num_workers, or 0 to "
         "see the worker's own error",
+        "likely",
     ),
     rule(
         r"ConnectionResetError|ConnectionRefusedError|EOFError|BrokenPipeError",

@@ -24,7 +24,8 @@ def _unexpected(match: re.Match[str]) -> str:
 def _unexpected_fix(match: re.Match[str]) -> str:
     name = match["name"] or match["more"]
     new = f"Write {_RENAMED[name]} if the name stands in your own code or recipe; otherwise install" if name in _RENAMED else "Install"
-    return f"{new} versions that belong together: {_STACK}; `lmf-chatts doctor` shows what is installed"
+    own = f"; if {match['call'] or match['other']} is your own code, let it take **kwargs or the new argument"
+    return f"{new} versions that belong together: {_STACK}; `lmf-chatts doctor` shows what is installed{own}"
 
 
 CAUSES = (
@@ -77,7 +78,6 @@ CAUSES = (
         r"'(?P<name>\w+)'|(?P<other>\w+) got unexpected keyword argument '?(?P<more>\w+)",
         _unexpected,
         _unexpected_fix,
-        frame=r"(?:site|dist)-packages|llamafactory|trainer|^$|lib[/\\]python|\.py:",
     ),
     rule(
         r"TypeError: (?P<call>[\w.<>]+?)\(\) (?:missing \d+ required (?:positional|keyword-only) arguments?: (?P<names>[^\n]+)|"

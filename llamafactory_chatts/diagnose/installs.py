@@ -11,7 +11,8 @@ STACK = ("transformers", "peft", "trl", "datasets", "accelerate")
 
 @functools.cache
 def _ranges() -> dict[str, str]:
-    return {one.name.lower(): str(one.specifier) for one in requirements(("quantization", "deepspeed", "metrics"))}
+    wanted = requirements(("quantization", "deepspeed", "metrics"))
+    return {one.name.lower(): ",".join(sorted(map(str, one.specifier), reverse=True)) for one in wanted}
 
 
 def is_ours(package: str) -> bool:
