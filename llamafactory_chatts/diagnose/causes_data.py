@@ -11,6 +11,10 @@ _COLUMNS = (
     r"label|kto_tag|tools?|images?|timeseries|text|user|assistant|human|gpt|observation|function_call|answer|question"
 )
 
+_UNEVEN = "streaming: the main process tries to put batches of different length together and hand them out"
+_DISPATCH = (
+    "Set accelerator_config: {{dispatch_batches: false}} and dataloader_num_workers to at most the number of data files; or streaming: false"
+)
 
 
 def _key(match: re.Match[str]) -> str:
@@ -133,9 +137,14 @@ CAUSES = (
         "likely",
     ),
     rule(
-        r"can't use batches of different size with `?dispatch_batches|(?:concatenat\w+|Sizes of tensors must match except in dimension 0)[^\n]*",
-        "streaming: the main process tries to put batches of different length together and hand them out",
-        "Set accelerator_config: {{dispatch_batches: false}} and dataloader_num_workers to at most the number of data files; or streaming: false",
+        r"can't use batches of different size with `?dispatch_batches",
+        _UNEVEN,
+        _DISPATCH,
+    ),
+    rule(
+        r"Sizes of tensors must match except in dimension 0|Can only concatenate tensors",
+        _UNEVEN,
+        _DISPATCH,
         frame=r"accelerate[/\\](?:data_loader|utils)|^$",
     ),
     rule(

@@ -118,6 +118,7 @@ CAUSES = (
         "The traceback above names the file; `lmf-chatts check` shows the row of a dataset, `python -m "
         "json.tool` the place",
         "likely",
+        general=True,
     ),
     rule(
         r"FileNotFoundError: \[Errno 2\] No such file or directory: '?(?P<file>[^'\n]+)",

@@ -23,7 +23,7 @@ def _mismatch(match: re.Match[str]) -> str:
         return f"the checkpoint holds empty weights ({shapes}): it was saved under ZeRO-3 without gathering them"
     if wants == [0]:
         return f"under ZeRO-3 this process holds no part of {name} ({shapes}): weights were loaded without gathering them"
-    if has[1:] == wants[1:] and _VOCABULARY.search(name):
+    if _is_vocabulary(name, has, wants):
         return f"the vocabularies differ: {name} has {has[0]} rows in the checkpoint and {wants[0]} in the model"
     if "lora_" in name and len(has) == len(wants) == 2:
         other = 1 if "lora_A" in name else 0
@@ -32,6 +32,11 @@ def _mismatch(match: re.Match[str]) -> str:
     if _half(has, wants):
         return f"quantised and plain weights were mixed: {name} is {shapes}"
     return f"adapter or checkpoint belong to another base: {name} is {shapes}"
+
+
+def _is_vocabulary(name: str, has: list[int], wants: list[int]) -> bool:
+    """Tell whether two shapes differ in the rows of a vocabulary: by the weight's name, or by how many there are."""
+    return has[1:] == wants[1:] and bool(_VOCABULARY.search(name) or min(has[0], wants[0]) > 20000)
 
 
 def _half(has: list[int], wants: list[int]) -> bool:
@@ -52,7 +57,7 @@ def _mend_mismatch(match: re.Match[str]) -> str:
             "Load the checkpoint in one process without DeepSpeed (merge it with `llamafactory-cli export` first), or use ZeRO-2; "
             "weights resized or added before loading do the same: no resize_vocab with ZeRO-3"
         )
-    if has[1:] == wants[1:] and _VOCABULARY.search(name):
+    if _is_vocabulary(name, has, wants):
         return (
             "Give the tokenizer and the base that the checkpoint was trained with: tokens were added to one of the two (resize_vocab, "
             "add_tokens, new_special_tokens, the template); set the same keys as in that training"
@@ -162,14 +167,14 @@ CAUSES = (
         "Write `template:` in the recipe, or take tokenizer_config.json and chat_template.jinja from the base's page",
     ),
     rule(
-        r"Tensor\.item\(\) cannot be called on meta|(?:aten::\S+|'\w+')[^\n]*'Meta' backend|fake or meta tensor|meta[^\n]*data-dependent",
+        r"Tensor\.item\(\) cannot be called on meta|[Mm]eta tensors? (?:is|are) not supported|with Meta tensors|(?:aten::\S+|'\w+')[^\n]*'Meta' backend|fake or meta tensor|meta[^\n]*data-dependent",
         "the model's code computes with values while it is built without content (meta device), as newer transformers build models: the "
         "modelling code is older than the library, most often code from the checkpoint's folder",
         "For ChatTS use the plug-in's classes (`lmf-chatts doctor` shows whether it is active; trust_remote_code has no effect then); other bases: "
         "newer modeling_*.py from the model's page, or the transformers it was written for",
     ),
     rule(
-        r"(?:Cannot copy out of|copy out of) meta tensor|is on the meta device|device meta is not on the expected device|"
+        r"(?:Cannot copy out of|copy out of) meta tensor|is on the meta device|device meta is not on the expected device|on the expected device meta|"
         r"and meta!|on device meta|doesn't have any device set|offload the whole model "
         r"to (?:the )?disk|need an `offload_(?:dir|folder)`|meta tensors?\b",
         "weights stand on the meta device, without content: they were offloaded because the model does not fit the memory, or the "

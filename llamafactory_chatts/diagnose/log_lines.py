@@ -26,6 +26,7 @@ _WHO = re.compile(
     r"\[(?:pod|worker|node)\S*\])(?: +\|(?= )|:) )"
 )  # Ray, mpirun, a launcher's pipe, srun -l and pdsh, containers
 _RANK = re.compile(r"^\[(?:rank|default)[ _]?(\d+)\]: ?", re.IGNORECASE)
+_BAR_NAME = re.compile(rb"([A-Z][\w ]+?)(?: \([^)]*\))?:\s+\d+%\|")
 _BAR = re.compile(r"^.{0,200}?\d+%\|[^|]*\|\s*[\d.]+\w*/[\d.]+\w* \[[^\]]*\]\s*")
 
 
@@ -72,11 +73,11 @@ def read_lines(path: Path) -> Iterator[Line]:
     bar = b""
     for number, raw in _pieces(path):
         if raw.endswith(_BAR_ENDS) and b"%|" in raw:
-            name = raw.partition(b": ")[0]
-            if b"%|" in name or name == bar:
+            name = _BAR_NAME.search(raw)
+            if name is None or name[1] == bar:
                 continue
 
-            bar = raw = name
+            bar = raw = name[1]
 
         text, rank = clean(raw)
         yield Line(number, text, rank)
