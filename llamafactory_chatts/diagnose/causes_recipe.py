@@ -5,6 +5,12 @@ from .causes import rule
 
 CAUSES = (
     rule(
+        r"^(?:usage: [^\n]*\n)?(?P<who>(?:lmf-chatts|torchrun|accelerate|deepspeed)[\w -]*|[\w./-]+\.py): error: (?P<what>[^\n]+)",
+        "{who} does not take the command line: {what}",
+        "Correct the words of the command; with --help it prints those it knows. Settings of a training go into its YAML file",
+        needles=(": error: ",),
+    ),
+    rule(
         r"(?:keys|arguments) are not used by the HfArgumentParser: \[?(?P<keys>[^\]\n]*)",
         "the recipe has keys that LLaMA-Factory does not know: {keys}",
         "Correct or remove them; `lmf-chatts doctor RECIPE.yaml` names the nearest valid key",

@@ -48,7 +48,7 @@ def conclude(reading: Reading, exit_code: int | None) -> list[Diagnosis]:
 
     return [
         _by_rule(reading, traces)
-        or _by_complaint(reading, traces)
+        or _by_complaint(reading, traces, code)
         or explain_signal(facts, code)
         or _by_code(reading, code)
         or _by_peer(reading, traces)
@@ -130,13 +130,13 @@ def _by_rule(reading: Reading, traces: list[Trace]) -> Diagnosis | None:
     return _diagnosis(rest[0][1], rest[0][1].pattern.search(rest[0][0].text), rest[0][0]) if rest else None
 
 
-def _by_complaint(reading: Reading, traces: list[Trace]) -> Diagnosis | None:
+def _by_complaint(reading: Reading, traces: list[Trace], code: int | None) -> Diagnosis | None:
     """Return what a line says that shows no exception: an error of this package, else one that a rule knows."""
     if any(trace.frames for trace in traces):
         return None
 
     lines = [line for line in reading.tail if not line.text.startswith(("[INFO|", "[WARNING|"))]
-    if (own := own_error(lines)) is not None:
+    if (own := own_error(lines, code)) is not None:
         return _passed_on(own[1], own[0])
 
     for line in [*reading.complaints, *reading.late]:
@@ -220,7 +220,7 @@ def _without_end(reading: Reading) -> list[Diagnosis]:
     if special and not facts.finished:
         return [_by_rule(reading, [])]
 
-    if not facts.finished and (found := _by_complaint(reading, [])) is not None:
+    if not facts.finished and (found := _by_complaint(reading, [], None)) is not None:
         return [found]
 
     if facts.started and not facts.finished:

@@ -56,12 +56,14 @@ def unknown(reading: Reading, traces: list[Trace]) -> Diagnosis:
     who = f"rank {trace.rank}" if trace.rank is not None else "the run"
     own, library = users_frame(trace.frames), library_of(trace.frames)
     said = f"Read the traceback from line {trace.start}{place}"
-    if own is not None and str(own) != trace.frame:
+    mine = own is not None and str(own) == trace.frame
+    if own is not None and not mine:
         said += f"; the innermost line of your own code is {own}"
 
     if library:
         version = reading.facts.versions.get(library.replace("_", "-"))
-        said += f"; raised in {library}" + (f" {version}" if version else "")
+        named = f"{library} {version}" if version else library
+        said += f"; raised in your own code, called by {named}" if mine else f"; raised in {named}"
 
     texts = [trace.text, *(str(frame) for frame in trace.frames[-3:])]
     return Diagnosis(

@@ -15,17 +15,21 @@ from .log_lines import Line
 
 
 PACKAGE = Path(__file__).parents[1]
-ENOUGH, ENOUGH_ALONE = 20, 26
+ENOUGH, ENOUGH_ALONE = 17, 18
 """Letters that what and fix together must have besides their fields to be told from other texts; and what by itself."""
 
-_LEAST_OF_EACH, _LEAST_WORDS = 7, 3
+_LEAST_OF_EACH, _LEAST_WORDS = 5, 2
 _NAMES = ("what", "why", "reason", "problem", "text", "message", "wrong")
 """Variables in which a function keeps the text of an error until it raises it."""
 
 _RAISERS = {"ChatTSError": 0, "Problem": 1, "Finding": 2, "add": 1, "raise_if_any": 0, "NotThisFormat": 0, "Rejected": 0}
 """What is called with the text of an error, and which of its arguments that is; ``fix`` stands two or one behind it."""
 
+_DOCTORS = ("cause", "log_conclusion", "log_signals", "log_unknown", "own_")
 _FIELD = r".{0,300}?"
+_ENDS = ""
+"""Stands behind the last piece of a text's first line, when further lines follow."""
+
 _LETTERS = re.compile(r"[^\W\d_]")
 
 
@@ -56,7 +60,7 @@ def _sentences(what: ast.expr | None, fix: ast.expr | None, both: bool = False) 
             letters = [len(_LETTERS.findall("".join(filter(None, parts)))) for parts in (first, second)]
             together = sum(letters) >= ENOUGH and min(letters) >= _LEAST_OF_EACH
             if together or letters[0] >= ENOUGH_ALONE and not both:
-                yield _pattern(first) + (rf"[.:].{{0,400}}?{_pattern(second)}" if together else "")
+                yield _pattern(first) + (rf"{_FIELD}[.:].{{0,300}}?{_pattern(second)}" if together else "")
 
 
 def _pattern(parts: list[str | None]) -> str:
@@ -70,7 +74,11 @@ def _choices(node: ast.expr | None) -> list[list[str | None]]:
         return [*_choices(node.body), *_choices(node.orelse)]
 
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return [[*left, *right] for left in _choices(node.left) for right in _choices(node.right) or [[None]]]
+        return [
+            left if left[-1] == _ENDS else [*left, *right]
+            for left in _choices(node.left)
+            for right in _choices(node.right) or [[None]]
+        ]
 
     values = node.values if isinstance(node, ast.JoinedStr) else [node] if isinstance(node, ast.Constant) else []
     found: list[str | None] = []
@@ -78,6 +86,7 @@ def _choices(node: ast.expr | None) -> list[list[str | None]]:
         text = value.value if isinstance(value, ast.Constant) else None
         found.append(text.partition("\n")[0] if isinstance(text, str) else None)
         if isinstance(text, str) and "\n" in text:
+            found.append(_ENDS)
             break
 
     return [found] if any(found) else []
@@ -90,29 +99,39 @@ def patterns() -> tuple[re.Pattern[str], ...]:
     files = [
         path
         for path in sorted(PACKAGE.rglob("*.py"))
-        if path.parent != here or not path.name.startswith(("cause", "log_", "own_"))
+        if path.parent != here or not path.name.startswith(_DOCTORS)
     ]
     found = {one for path in files for one in patterns_of(path.read_text(encoding="utf-8"))}
     return tuple(map(re.compile, sorted(found)))
 
 
-def own_error(lines: list[Line]) -> tuple[Line, str] | None:
+def own_error(lines: list[Line], code: int | None) -> tuple[Line, str] | None:
     """Return the first line that holds an error of this package, and the whole text with the lines that belong to it.
 
     Args:
         lines: the last lines of a log, outside tracebacks.
+        code: exit code of the run: with 2, ``lmf-chatts`` ends after it has printed an error as its last line.
     """
-    for index, line in enumerate(lines):
-        if not any(pattern.search(line.text) for pattern in patterns()):
-            continue
+    found = [at for at, line in enumerate(lines) if any(pattern.search(line.text) for pattern in patterns())][:1]
+    if not found and code == 2 and any("lmf-chatts" in line.text for line in lines):
+        found = [at for at, line in enumerate(lines) if line.text.endswith(".")][-1:]
 
-        text = [line.text]
-        for other in lines[index + 1 :]:
-            if not other.text.startswith("  "):
-                break
+    for at in found:
+        while at and lines[at].text.startswith("  "):
+            at -= 1
 
-            text.append(other.text)
-
-        return line, "\n".join(text)
+        return lines[at], _whole(lines, at)
 
     return None
+
+
+def _whole(lines: list[Line], index: int) -> str:
+    """Return the text that begins in a line: the lines below it that are set in belong to it."""
+    text = [lines[index].text]
+    for line in lines[index + 1 :]:
+        if not line.text.startswith("  "):
+            break
+
+        text.append(line.text)
+
+    return "\n".join(text)
