@@ -156,7 +156,7 @@ class TestLiger:
             use_adam_mini=False, use_swanlab=False, plot_loss=False))  # fmt: skip
         (line,) = log.lines
         assert not args.enable_liger_kernel
-        assert "pip install liger-kernel" in line and "slower" in line
+        assert "pip install 'liger-kernel>=0.8,<0.9'" in line and "slower" in line
 
     def test_other_models_are_left_to_the_host(self, plain_qwen3, monkeypatch):
         import liger_kernel.transformers as liger

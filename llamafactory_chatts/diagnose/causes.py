@@ -56,7 +56,7 @@ class Cause:
 
 
 def rule(pattern: str, cause: Text, fix: Text, certainty: Certainty = "certain", **more) -> Cause:
-    """Return a rule; ``more``: needles, general, peer, advised, benign, and as texts ``frame``, ``explains``, ``phase``."""
+    """Return a rule; ``more``: its other attributes, with ``frame``, ``explains`` and ``phase`` as texts."""
     more |= {key: re.compile(more[key]) for key in ("frame", "explains", "phase") if key in more}
 
     return Cause(re.compile(pattern), cause, fix, certainty, **more)
@@ -84,11 +84,13 @@ def all_causes() -> tuple[Cause, ...]:
         causes_gpu,
         causes_model,
         causes_recipe,
+        causes_serving,
         causes_training,
         causes_versions,
     )
 
     rooms = (
+        causes_serving,
         causes_build,
         causes_gpu,
         causes_training,

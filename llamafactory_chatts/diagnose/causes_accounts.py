@@ -6,10 +6,14 @@ from .causes import rule
 
 
 _SERVICES = {
-    "wandb": ("Weights & Biases", "`wandb login` or WANDB_API_KEY; without an account WANDB_MODE=offline, or report_to: none"),
+    "wandb": (
+        "Weights & Biases",
+        "`wandb login` or WANDB_API_KEY; without an account WANDB_MODE=offline, or report_to: none",
+    ),
     "swanlab": (
         "SwanLab",
-        "`swanlab login`, SWANLAB_API_KEY, or swanlab_api_key in the recipe; without an account swanlab_mode: local, or use_swanlab: false",
+        "`swanlab login`, SWANLAB_API_KEY, or swanlab_api_key in the recipe; without an account swanlab_mode: local, "
+        "or use_swanlab: false",
     ),
     "comet": ("Comet", "`comet login` or COMET_API_KEY; or report_to: none"),
     "neptune": ("Neptune", "NEPTUNE_API_TOKEN; or report_to: none"),
@@ -19,42 +23,55 @@ _SERVICES = {
 
 def _service(match: re.Match[str]) -> tuple[str, str]:
     text = match.string.lower()
-    return next((value for key, value in _SERVICES.items() if key in text), ("the service in report_to", "Log in to it, or report_to: none"))
+    return next(
+        (value for key, value in _SERVICES.items() if key in text),
+        ("the service in report_to", "Log in to it, or report_to: none"),
+    )
 
 
 CAUSES = (
     rule(
-        r"api_key not configured|[Nn]o API key (?:configured|found|provided)|API key (?:must be|is (?:not|invalid|incorrect|missing)|not found|"
-        r"verification failed|length)|(?:wandb|swanlab)[^\n]*(?:not logged in|[Pp]lease (?:login|log in)|login failed|401|403|[Uu]nauthori[sz]ed|"
-        r"[Pp]ermission denied|[Aa]uthenticat|[Aa]uthoriz)|KeyFileError|call wandb\.login|(?:wandb|swanlab) login|MissingApiTokenException|"
+        r"api_key not configured|[Nn]o API key (?:configured|found|provided)|API key (?:must be|is (?:not|invalid|"
+        r"incorrect|missing)|not found|"
+        r"verification failed|length)|(?:wandb|swanlab)[^\n]*(?:not logged in|[Pp]lease (?:login|log in)|login "
+        r"failed|401|403|[Uu]nauthori[sz]ed|"
+        r"[Pp]ermission denied|[Aa]uthenticat|[Aa]uthoriz)|KeyFileError|call wandb\.login|(?:wandb|swanlab) login|"
+        r"MissingApiTokenException|"
         r"requires an API key|未登录|请先登录|未经授权",
         lambda m: f"{_service(m)[0]} is asked to record the run, and there is no valid key (login) for it",
         lambda m: _service(m)[1],
         needles=("api_key not configured", "No API key configured"),
     ),
     rule(
-        r"wandb[^\n]*(?:CommError|[Nn]etwork|timed out|connect)|wandb\.errors\.\S*CommError[^\n]*|swanlab[^\n]*(?:[Cc]onnection|[Tt]imeout|timed out|"
+        r"wandb[^\n]*(?:CommError|[Nn]etwork|timed out|connect)|wandb\.errors\.\S*CommError[^\n]*|"
+        r"swanlab[^\n]*(?:[Cc]onnection|[Tt]imeout|timed out|"
         r"proxy|network)|Run initialization has timed out",
         lambda m: f"{_service(m)[0]} could not be reached from this machine",
         lambda m: f"Check network and proxy, or record on this machine only: {_service(m)[1]}",
         "likely",
     ),
     rule(
-        r"LocalTokenNotFoundError|Token is required|401 Client Error: Unauthorized|Invalid user token|Invalid credentials in Authorization header|"
+        r"LocalTokenNotFoundError|Token is required|401 Client Error: Unauthorized|Invalid user token|Invalid "
+        r"credentials in Authorization header|"
         r"(?:HF_TOKEN|token)[^\n]* (?:is )?(?:expired|invalid|not valid)",
         "the Hub wants a login, or does not take the one that is set",
         "`hf auth login`, or unset a stale HF_TOKEN; ModelScope: `modelscope login`; or give a local folder",
     ),
     rule(
-        r"ProxyError|[Uu]nable to connect to proxy|Cannot connect to proxy|Tunnel connection failed|(?:http|https|all)_proxy[^\n]*(?:invalid|refused)|Unknown scheme for "
+        r"ProxyError|[Uu]nable to connect to proxy|Cannot connect to proxy|Tunnel connection failed|(?:http|https|"
+        r"all)_proxy[^\n]*(?:invalid|refused)|Unknown scheme for "
         r"proxy|SOCKS support|socksio",
-        "the proxy that is set (http_proxy, https_proxy, all_proxy) does not answer or is not understood, so the Hub (or its mirror) cannot be reached",
-        "Correct or unset http_proxy, https_proxy and all_proxy (no_proxy for the mirror); or download on another machine and give the local folder",
+        "the proxy that is set (http_proxy, https_proxy, all_proxy) does not answer or is not understood, so the Hub "
+        "(or its mirror) cannot be reached",
+        "Correct or unset http_proxy, https_proxy and all_proxy (no_proxy for the mirror); or download on another "
+        "machine and give the local folder",
     ),
     rule(
         r"SSLError|CERTIFICATE_VERIFY_FAILED|SSL: \w+|certificate verify failed",
-        "the secure connection to the Hub failed: a proxy or firewall puts its own certificate in between, or breaks the connection",
-        "Set REQUESTS_CA_BUNDLE and SSL_CERT_FILE to your organisation's certificate, or HF_ENDPOINT to a mirror; or download elsewhere and give the local folder",
+        "the secure connection to the Hub failed: a proxy or firewall puts its own certificate in between, or breaks "
+        "the connection",
+        "Set REQUESTS_CA_BUNDLE and SSL_CERT_FILE to your organisation's certificate, or HF_ENDPOINT to a mirror; or "
+        "download elsewhere and give the local folder",
     ),
     rule(
         r"GatedRepoError|Access to model (?P<repo>\S+) is restricted|Cannot access gated repo",
@@ -81,8 +98,10 @@ CAUSES = (
     ),
     rule(
         r"We couldn't connect to '?(?P<url>\S+?)'? to load|LocalEntryNotFoundError|Max retries exceeded with url|"
-        r"Temporary failure in name resolution|Name or service not known|SSLError|CERTIFICATE_VERIFY_FAILED|SSL: UNEXPECTED_EOF|ProxyError|"
-        r"\b(?:429|500|502|503|504) (?:Client|Server) Error|Too Many Requests|Gateway Time-?out|IncompleteRead|ChunkedEncodingError|"
+        r"Temporary failure in name resolution|Name or service not known|SSLError|CERTIFICATE_VERIFY_FAILED|SSL: "
+        r"UNEXPECTED_EOF|ProxyError|"
+        r"\b(?:429|500|502|503|504) (?:Client|Server) Error|Too Many Requests|Gateway Time-?out|IncompleteRead|"
+        r"ChunkedEncodingError|"
         r"Connection to [^\n]* timed out|Consistency check failed|Network is unreachable|"
         r"(?:httpx|requests\.exceptions|urllib3)\S*\.(?:ConnectError|ConnectTimeout|ConnectionError|ReadTimeout|"
         r"ProxyError)",

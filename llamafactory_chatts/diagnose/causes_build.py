@@ -6,16 +6,27 @@ from .causes import rule
 from .installs import install
 
 
-_COMPILING = r"CalledProcessError|Error building extension|compil|Triton|ninja|build|Unable to JIT|Inductor|ImportError"
+_COMPILING = (
+    r"CalledProcessError|Error building extension|compil|Triton|ninja|build|Unable to JIT|Inductor|ImportError"
+)
 _HEADERS = (
-    (r"^Python\.h|^pyconfig\.h", "Python's header files", "Install them: `apt install python3-dev` (python3.11-dev for "
-     "Python 3.11, python3-devel on Red Hat), or use a conda environment, which brings them"),
-    (r"^(?:cu|nv|thrust|cooperative_groups)", "a header of the CUDA toolkit", "Install the CUDA toolkit of torch's CUDA "
-     "version with its development files (`conda install -c nvidia cuda-toolkit`; curand: libcurand-dev) and set "
-     "CUDA_HOME; without offload to the CPU in the DeepSpeed file nothing is compiled"),
+    (
+        r"^Python\.h|^pyconfig\.h",
+        "Python's header files",
+        "Install them: `apt install python3-dev` (python3.11-dev for Python 3.11, python3-devel on Red Hat), or use a "
+        "conda environment, which brings them",
+    ),
+    (
+        r"^(?:cu|nv|thrust|cooperative_groups)",
+        "a header of the CUDA toolkit",
+        "Install the CUDA toolkit of torch's CUDA version with its development files (`conda install -c nvidia "
+        "cuda-toolkit`; curand: libcurand-dev) and set CUDA_HOME; without offload to the CPU in the DeepSpeed file "
+        "nothing is compiled",
+    ),
     (r"^libaio", "the header of libaio", "`apt install libaio-dev`; it is needed for offloading to NVMe only"),
     (r"^crypt\.h", "a header of the C library", "`apt install libcrypt-dev` (conda: `conda install libxcrypt`)"),
-)  # fmt: skip
+)
+"""The header's name, what it is, how it is had."""
 
 
 def _header(match: re.Match[str]) -> str:
@@ -45,63 +56,78 @@ CAUSES = (
         explains=_COMPILING,
     ),
     rule(
-        r"Failed to find C compiler|unable to find (?:a )?C\+?\+? ?compiler|No such file or directory: '(?:gcc|cc|g\+\+|c\+\+"
+        r"Failed to find C compiler|unable to find (?:a )?C\+?\+? ?compiler|No such file or directory: '(?:gcc|cc|"
+        r"g\+\+|c\+\+"
         r"|x86_64-linux-gnu-gcc)'|(?:gcc|g\+\+|cc): (?:command )?not found|C compiler cannot create executables|"
         r"InvalidCxxCompiler|No working C\+\+ compiler found",
         "Triton or PyTorch compiles at run time and found no C compiler",
-        "Install one: `apt install build-essential` (gcc and g++) or `conda install gxx_linux-64`, or set CC=/path/to/gcc; "
+        "Install one: `apt install build-essential` (gcc and g++) or `conda install gxx_linux-64`, or set "
+        "CC=/path/to/gcc; "
         "without a compiler set enable_liger_kernel: false",
         needles=("gcc: not found", "g++: not found", "gcc: command not found"),
         explains=_COMPILING,
     ),
     rule(
-        r"Compiler: cl is not found|Error checking compiler version for cl|Microsoft Visual C\+\+ 14\.\d or greater is required",
+        r"Compiler: cl is not found|Error checking compiler version for cl|Microsoft Visual C\+\+ 14\.\d or greater "
+        r"is required",
         "a package compiles at run time and found no C++ compiler of Visual Studio",
         "Install the Build Tools for Visual Studio (C++), start from their prompt; or set enable_liger_kernel: false",
     ),
     rule(
         r"ptxas fatal\s+: Value '(?P<sm>sm_\w+)' is not defined|gpu-name '(?P<name>sm_\w+)'|"
         r"nvcc fatal\s+: Unsupported gpu architecture '(?P<arch>compute_\w+)'|Unknown CUDA arch \((?P<cuda>[\w.]+)\)",
-        lambda m: f"the compiler (ptxas or nvcc) is older than the card: it does not know "
-        f"{m['sm'] or m['name'] or m['arch'] or m['cuda']}",
-        f"Install torch for a newer CUDA, with the Triton that belongs to it: {install('torch', 'torchvision', 'torchaudio')}; "
-        "a CUDA toolkit that knows the card for nvcc; unset TRITON_PTXAS_PATH and TORCH_CUDA_ARCH_LIST if they are set",
+        lambda m: (
+            f"the compiler (ptxas or nvcc) is older than the card: it does not know "
+            f"{m['sm'] or m['name'] or m['arch'] or m['cuda']}"
+        ),
+        "Install torch for a newer CUDA, with the Triton that belongs to it: "
+        f"{install('torch', 'torchvision', 'torchaudio')}; "
+        "a CUDA toolkit that knows the card for nvcc; unset TRITON_PTXAS_PATH and TORCH_CUDA_ARCH_LIST if they are "
+        "set",
         needles=("ptxas fatal", "nvcc fatal"),
         explains=_COMPILING + "|PTX",
     ),
     rule(
         r"ptxas (?:fatal|error)|PTXASError|Internal Triton PTX codegen error|`ptxas` (?:failed|stderr|raised)|"
         r"Cannot find ptxas|PTX was compiled with an unsupported toolchain",
-        "Triton's code could not be translated for this card (ptxas): toolkit, driver and Triton are of different CUDA versions",
-        f"Take the Triton that torch brings: {install('torch', options='--force-reinstall')}; unset TRITON_PTXAS_PATH, "
+        "Triton's code could not be translated for this card (ptxas): toolkit, driver and Triton are of different "
+        "CUDA versions",
+        f"Take the Triton that torch brings: {install('torch', options='--force-reinstall')}; unset "
+        "TRITON_PTXAS_PATH, "
         "update the driver; or set enable_liger_kernel: false",
         needles=("ptxas fatal", "Internal Triton PTX codegen error"),
     ),
     rule(
         r"unsupported GNU version! gcc versions later than (?P<gcc>\d+) are not supported",
         "nvcc does not take this gcc: it knows versions up to {gcc}",
-        "Install gcc-{gcc} and g++-{gcc} and set CC, CXX and NVCC_PREPEND_FLAGS='-ccbin g++-{gcc}'; or a newer CUDA toolkit",
+        "Install gcc-{gcc} and g++-{gcc} and set CC, CXX and NVCC_PREPEND_FLAGS='-ccbin g++-{gcc}'; or a newer CUDA "
+        "toolkit",
         needles=("unsupported GNU version",),
     ),
     rule(
-        r"cannot find -l(?P<lib>cuda|curand|cublas|cudart|cusparse|cusolver|nvrtc|aio|stdc\+\+)\b|lib(?P<so>cuda)\.so cannot "
+        r"cannot find -l(?P<lib>cuda|curand|cublas|cudart|cusparse|cusolver|nvrtc|aio|stdc\+\+)\b|"
+        r"lib(?P<so>cuda)\.so cannot "
         r"found|AssertionError: libcuda\.so cannot (?:be )?found",
         lambda m: f"the linker does not find lib{m['lib'] or m['so']}.so",
-        "libcuda comes with the driver: run `ldconfig`, or make libcuda.so a link to libcuda.so.1 (WSL: /usr/lib/wsl/lib); "
+        "libcuda comes with the driver: run `ldconfig`, or make libcuda.so a link to libcuda.so.1 (WSL: "
+        "/usr/lib/wsl/lib); "
         "the others come with the CUDA toolkit: set CUDA_HOME and LIBRARY_PATH=$CUDA_HOME/lib64",
         needles=("cannot find -l",),
         explains=_COMPILING,
     ),
     rule(
-        r"out of resources?: shared memory, Required: (?P<need>\d+), Hardware limit: (?P<limit>\d+)|triton\S*OutOfResources",
+        r"out of resources?: shared memory, Required: (?P<need>\d+), Hardware limit: (?P<limit>\d+)|"
+        r"triton\S*OutOfResources",
         "a Triton kernel wants more shared memory than this card has",
         "Set enable_liger_kernel: false, or flash_attn: sdpa if it is an attention kernel",
     ),
     rule(
-        r"Cannot find a working triton installation|TritonMissing|No module named 'triton|[Tt]riton is not (?:installed|available|supported)|"
+        r"Cannot find a working triton installation|TritonMissing|No module named 'triton|[Tt]riton is not "
+        r"(?:installed|available|supported)|"
         r"triton not found|0 active drivers \(\[\]\)|cannot import name '\w+' from 'triton",
         "Triton is missing, has no driver here, or does not fit this torch",
-        f"On Linux it comes with torch: {install('torch', options='--force-reinstall')}; on Windows and on the CPU set "
+        f"On Linux it comes with torch: {install('torch', options='--force-reinstall')}; on Windows and on the CPU "
+        "set "
         "enable_liger_kernel: false",
         "likely",
     ),
@@ -128,12 +154,17 @@ CAUSES = (
     rule(
         r"(?:libstdc\+\+|libc|libm|libgcc_s)\S*: version [`'](?P<symbol>(?:GLIBC|GLIBCXX|CXXABI)_[\d.]+)' not found|"
         r"(?P<other>(?:GLIBC|GLIBCXX|CXXABI)_[\d.]+)[`']? not found",
-        lambda m: f"a binary needs a newer C or C++ library (glibc, libstdc++) than this system has: {m['symbol'] or m['other']}",
-        "Use a newer system or container image; for libstdc++ (GLIBCXX, CXXABI) `conda install -c conda-forge libstdcxx-ng` "
+        lambda m: (
+            "a binary needs a newer C or C++ library (glibc, libstdc++) than this system has: "
+            f"{m['symbol'] or m['other']}"
+        ),
+        "Use a newer system or container image; for libstdc++ (GLIBCXX, CXXABI) `conda install -c conda-forge "
+        "libstdcxx-ng` "
         "and LD_LIBRARY_PATH=$CONDA_PREFIX/lib",
         needles=("GLIBCXX_", "GLIBC_", "CXXABI_"),
         benign=True,
-        explains=r"Error building extension|bitsandbytes|not found|Failed to import|native library|NoneType|ImportError|OSError",
+        explains=r"Error building extension|bitsandbytes|not found|Failed to import|native library|NoneType|"
+        r"ImportError|OSError",
     ),
     rule(
         r"Error building extension '(?P<name>\w+)'|Unable to JIT load the (?P<op>\w+) op",
@@ -150,7 +181,8 @@ CAUSES = (
     rule(
         r"CalledProcessError: Command '\[?'?[^']*(?P<tool>gcc|g\+\+|cc|nvcc|ptxas|ninja|clang)\b",
         "{tool} failed while something was compiled at run time (Triton, DeepSpeed)",
-        "Look at its first error above this traceback; Python's headers (python3-dev), the CUDA toolkit and g++ are what is "
+        "Look at its first error above this traceback; Python's headers (python3-dev), the CUDA toolkit and g++ are "
+        "what is "
         "missing most often; or set enable_liger_kernel: false",
         "likely",
         general=True,
@@ -163,7 +195,8 @@ CAUSES = (
         general=True,
     ),
     rule(
-        r"[Uu]sing `?bitsandbytes`?[^\n]*requires|bitsandbytes[^\n]*(?:is not installed|not found in your environment)|"
+        r"[Uu]sing `?bitsandbytes`?[^\n]*requires|bitsandbytes[^\n]*(?:is not installed|not found in your "
+        r"environment)|"
         r"No package metadata was found for (?:The ')?bitsandbytes|No module named 'bitsandbytes'|"
         r"requires the latest version of bitsandbytes|bitsandbytes library requires|Please install bitsandbytes|"
         r"bitsandbytes[^\n]*to be installed|is_bitsandbytes_available",
@@ -172,23 +205,32 @@ CAUSES = (
     ),
     rule(
         r"bitsandbytes.*(?:without (?:GPU|CUDA) support|compiled without)|Configured (?:CUDA|ROCm) binary not found|"
-        r"Required library version not found: libbitsandbytes|libbitsandbytes_\w+\.(?:so|dll)(?:: cannot open|[^\n]*undefined "
+        r"Required library version not found: libbitsandbytes|libbitsandbytes_\w+\.(?:so|dll)(?:: cannot open|"
+        r"[^\n]*undefined "
         r"symbol)|'NoneType' object has no attribute 'c(?:quantize|get_|adam|dequantize|gemm|allocate|igemm)|"
         r"CUDA [Ss]etup failed despite|name 'str2optimizer\w+' is not defined|bitsandbytes[^\n]*native library|"
         r"bitsandbytes was not compiled with CUDA|(?:cadam|cget_|cquantize)\w* ?(?:not found|is not)|"
-        r"Attempted to use bitsandbytes native library|CUDA SETUP: (?:ERROR|CUDA detection failed|Something unexpected)",
+        r"Attempted to use bitsandbytes native library|CUDA SETUP: (?:ERROR|CUDA detection failed|Something "
+        r"unexpected)",
         "bitsandbytes has no library for this CUDA version, or could not load it",
-        f"{install('bitsandbytes', options='--upgrade --force-reinstall --no-deps')}; `python -m bitsandbytes` shows what it "
+        f"{install('bitsandbytes', options='--upgrade --force-reinstall --no-deps')}; `python -m bitsandbytes` shows "
+        "what it "
         "finds, `lmf-chatts doctor` whether it quantises; unset BNB_CUDA_VERSION and a foreign LD_LIBRARY_PATH",
-        needles=("CUDA Setup failed despite", "Could not load bitsandbytes native library", "was compiled without GPU support"),
+        needles=(
+            "CUDA Setup failed despite",
+            "Could not load bitsandbytes native library",
+            "was compiled without GPU support",
+        ),
         benign=True,
         explains=r"bitsandbytes|str2optimizer|NoneType' object has no attribute 'c|libbitsandbytes",
     ),
     rule(
-        r"No GPU found\. A GPU is needed for quantization|None of the available devices|supported by the bitsandbytes version|"
+        r"No GPU found\. A GPU is needed for quantization|None of the available devices|supported by the "
+        r"bitsandbytes version|"
         r"bnb_supported_devices",
         "4 or 8 bits are asked for, and bitsandbytes sees no device that it supports: PyTorch finds no GPU",
-        "Look at `nvidia-smi` and `lmf-chatts doctor`: driver, CUDA_VISIBLE_DEVICES, a CPU-only torch; without a GPU remove "
+        "Look at `nvidia-smi` and `lmf-chatts doctor`: driver, CUDA_VISIBLE_DEVICES, a CPU-only torch; without a GPU "
+        "remove "
         "quantization_bit",
     ),
     rule(

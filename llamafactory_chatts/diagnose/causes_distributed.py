@@ -23,7 +23,8 @@ _PREPARING = re.escape(PREPARING)
 
 CAUSES = (
     rule(
-        r"error while attempting to bind on address \(?'?(?P<host>[^',]+)'?, ?(?P<port>\d+)|Cannot find empty port in range: (?P<range>[\d-]+)",
+        r"error while attempting to bind on address \(?'?(?P<host>[^',]+)'?, ?(?P<port>\d+)|Cannot find empty port "
+        r"in range: (?P<range>[\d-]+)",
         lambda m: f"the port of the API or the web page is in use: {m['port'] or m['range']}",
         "Choose another one: API_PORT=8001 (GRADIO_SERVER_PORT=7861 for the web page); `ss -ltnp` shows who has it",
         needles=("attempting to bind on address", "Cannot find empty port"),
@@ -36,10 +37,13 @@ CAUSES = (
         benign=True,
     ),
     rule(
-        r"Watchdog caught collective operation timeout|Timed out waiting \d+ms for|(?:DistStoreError|DistBackendError|TimeoutError|RuntimeError)[^\n]*"
+        r"Watchdog caught collective operation timeout|Timed out waiting \d+ms for|(?:DistStoreError|"
+        r"DistBackendError|TimeoutError|RuntimeError)[^\n]*"
         r"[Tt]im(?:ed out|eout)|wait timeout after \d+ms|Socket Timeout",
-        "one process still prepared (tokenised) the dataset while the others waited for it, longer than the time-out allows",
-        "Prepare once without a launcher: the same recipe with tokenized_path: DIR in one process (CUDA_VISIBLE_DEVICES=0), then start all of them "
+        "one process still prepared (tokenised) the dataset while the others waited for it, longer than the time-out "
+        "allows",
+        "Prepare once without a launcher: the same recipe with tokenized_path: DIR in one process "
+        "(CUDA_VISIBLE_DEVICES=0), then start all of them "
         "with it; or raise ddp_timeout (seconds, for example 180000000) and preprocessing_num_workers",
         needles=("Watchdog caught collective operation timeout",),
         phase=_PREPARING,
@@ -83,9 +87,11 @@ CAUSES = (
         needles=("Duplicate GPU detected",),
     ),
     rule(
-        r"WARN NET/(?:IB|OFI)|ibv_\w+[^\n]*(?:fail|error)|IBV_WC_\w+ERR|NET/IB: Got completion|No device found[^\n]*IB",
+        r"WARN NET/(?:IB|OFI)|ibv_\w+[^\n]*(?:fail|error)|IBV_WC_\w+ERR|NET/IB: Got completion|No device "
+        r"found[^\n]*IB",
         "the connection between the nodes over InfiniBand or RoCE does not work for NCCL",
-        "Check it: `ibstat` (state Active), the same NCCL_IB_HCA and NCCL_IB_GID_INDEX on every node, memlock unlimited; NCCL_IB_DISABLE=1 with "
+        "Check it: `ibstat` (state Active), the same NCCL_IB_HCA and NCCL_IB_GID_INDEX on every node, memlock "
+        "unlimited; NCCL_IB_DISABLE=1 with "
         "NCCL_SOCKET_IFNAME=eth0 goes over TCP instead",
         needles=("WARN NET/", "ibv_", "IBV_WC_"),
         benign=True,
@@ -118,15 +124,18 @@ CAUSES = (
         frame=r"^(?!.*/multiprocessing/)",
     ),
     rule(
-        r"inconsistent tensor size|Detected mismatch between collectives on ranks|different (?:number|order) of collectives|"
+        r"inconsistent tensor size|Detected mismatch between collectives on ranks|different (?:number|order) of "
+        r"collectives|"
         r"mismatched? (?:shapes|sizes) between ranks|'status': 'INFLIGHT'|status.*INFLIGHT",
         "the processes do not do the same: one met other modules or shapes than the others",
-        "Same recipe, data and versions on every node; TORCH_DISTRIBUTED_DEBUG=DETAIL names the first difference; under ZeRO-3 every process must run "
+        "Same recipe, data and versions on every node; TORCH_DISTRIBUTED_DEBUG=DETAIL names the first difference; "
+        "under ZeRO-3 every process must run "
         "every module",
         "likely",
     ),
     rule(
-        r"[Zz]ero-?3[^\n]*(?:not compatible|incompatible|low_cpu_mem_usage|device_map)|low_cpu_mem_usage=True`? or with passing a `device_map",
+        r"[Zz]ero-?3[^\n]*(?:not compatible|incompatible|low_cpu_mem_usage|device_map)|low_cpu_mem_usage=True`? or "
+        r"with passing a `device_map",
         "ZeRO-3 places the weights itself: it takes no device_map and no low_cpu_mem_usage",
         "Remove low_cpu_mem_usage and device_map; quantised bases train with ZeRO-2 or without DeepSpeed",
     ),

@@ -10,7 +10,8 @@ _MEND = "`lmf-chatts doctor` checks the whole environment and shows the command"
 _TORCH = install("torch", "torchvision", "torchaudio", options="--force-reinstall")
 _MODULES = {
     "bs4": "beautifulsoup4", "cv2": "opencv-python", "PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml",
-    "rouge_chinese": "rouge-chinese", "flash_attn": "flash-attn", "liger_kernel": "liger-kernel", "pkg_resources": "setuptools",
+    "rouge_chinese": "rouge-chinese", "flash_attn": "flash-attn", "liger_kernel": "liger-kernel",
+    "pkg_resources": "setuptools",
     "distutils": "setuptools", "google.protobuf": "protobuf", "sentencepiece": "sentencepiece",
 }  # fmt: skip
 """Modules whose package has another name."""
@@ -24,7 +25,11 @@ def _missing_module(match: re.Match[str]) -> str:
     name = match["name"]
     top = name.split(".")[0]
     package = _MODULES.get(name) or _MODULES.get(top) or top
-    command = f"`{install(package)}`" if is_ours(package) or package in _MODULES.values() else f"the package that holds {name}"
+    command = (
+        f"`{install(package)}`"
+        if is_ours(package) or package in _MODULES.values()
+        else f"the package that holds {name}"
+    )
     return f"Activate the environment in which everything is installed (`which python`), or install it: {command}"
 
 
@@ -37,8 +42,10 @@ def _missing_name(match: re.Match[str]) -> str:
 CAUSES = (
     rule(
         r"llamafactory-chatts needs (?P<need>\S+), but (?:(?P<found>\S+) is installed|is not installed)",
-        lambda match: f"the plug-in needs {match['need']}, "
-        + (f"installed is {match['found']}" if match["found"] else "it is not installed"),
+        lambda match: (
+            f"the plug-in needs {match['need']}, "
+            + (f"installed is {match['found']}" if match["found"] else "it is not installed")
+        ),
         lambda match: install(match["need"]),
     ),
     rule(
@@ -83,17 +90,20 @@ CAUSES = (
         benign=True,
     ),
     rule(
-        r"flash_attn\S*\.so[^\n]*undefined symbol|flash_attn_2_cuda\S*: undefined symbol|DLL load failed while importing "
+        r"flash_attn\S*\.so[^\n]*undefined symbol|flash_attn_2_cuda\S*: undefined symbol|DLL load failed while "
+        r"importing "
         r"flash_attn",
         "flash-attn was built for another torch version",
         "`pip uninstall flash-attn` (flash_attn: sdpa needs none), or build it again for the installed torch",
     ),
     rule(
         r"lib(?:cu\w+|nvJitLink|nvrtc|nccl|torch_cuda|torch_cpu|c10_cuda)[\w.-]*\.so[^\n]*(?:undefined symbol|version "
-        r"[`'].*' not found)|undefined symbol: (?:__?nv[Jj]it[Ll]ink|cublasLt|cublas|cudnn|nccl|cusparse|cudaGraph)\w*|"
+        r"[`'].*' not found)|undefined symbol: (?:__?nv[Jj]it[Ll]ink|cublasLt|cublas|cudnn|nccl|cusparse|"
+        r"cudaGraph)\w*|"
         r"Could not load library libcud?nn|Unable to load any of \{?libcudnn|cannot load symbol cudnn|"
         r"Invalid handle\. Cannot load symbol",
-        "a CUDA library (cuBLAS, cuDNN, nvJitLink, NCCL) of another version is loaded in place of the one that torch brings",
+        "a CUDA library (cuBLAS, cuDNN, nvJitLink, NCCL) of another version is loaded in place of the one that torch "
+        "brings",
         f"`unset LD_LIBRARY_PATH` (a system CUDA or a module stands in front); if it stays, reinstall torch with its "
         f"libraries: {_TORCH}",
         needles=("Could not load library libcudnn",),
@@ -107,11 +117,13 @@ CAUSES = (
     rule(
         r"(?P<lib>lib[\w.+-]+\.so[\w.]*): cannot open shared object file",
         "the library {lib} is missing",
-        "libGL and libglib: `apt install libgl1 libglib2.0-0`; libcuda: the driver (in a container `--gpus all`); other CUDA "
+        "libGL and libglib: `apt install libgl1 libglib2.0-0`; libcuda: the driver (in a container `--gpus all`); "
+        "other CUDA "
         f"libraries come with torch: {_TORCH}",
     ),
     rule(
-        r"DLL load failed while importing (?P<name>\w+)|\[WinError 126\][^\n]*|\[WinError 127\][^\n]*|\[WinError 1114\][^\n]*",
+        r"DLL load failed while importing (?P<name>\w+)|\[WinError 126\][^\n]*|\[WinError 127\][^\n]*|\[WinError "
+        r"1114\][^\n]*",
         "a library of Windows that a package needs is missing, or belongs to another version",
         f"Install the Microsoft Visual C++ Redistributable; reinstall torch: {_TORCH}",
     ),
@@ -139,23 +151,29 @@ CAUSES = (
     ),
     rule(
         r"ModuleNotFoundError: No module named 'llamafactory(?P<which>_chatts)?\b",
-        "LLaMA-Factory or the plug-in is not installed in this environment: another Python runs than the one it was installed "
+        "LLaMA-Factory or the plug-in is not installed in this environment: another Python runs than the one it was "
+        "installed "
         "for",
-        "Activate the environment that holds it (`which python llamafactory-cli torchrun` name the same folder), or install "
+        "Activate the environment that holds it (`which python llamafactory-cli torchrun` name the same folder), or "
+        "install "
         f"into this one: {install('llamafactory')}",
     ),
     rule(
-        r"(?:requires|requires a different) Python[:>= ]+(?P<need>[^;\n]+)|unsupported operand type\(s\) for \|: '\w+' and "
-        r"'(?:NoneType|type)'|cannot import name 'StrEnum' from 'enum'|cannot import name '(?:Self|NotRequired)' from 'typing'|"
+        r"(?:requires|requires a different) Python[:>= ]+(?P<need>[^;\n]+)|unsupported operand type\(s\) for \|: "
+        r"'\w+' and "
+        r"'(?:NoneType|type)'|cannot import name 'StrEnum' from 'enum'|cannot import name '(?:Self|NotRequired)' "
+        r"from 'typing'|"
         r"No module named 'tomllib'",
         "this Python is too old",
         "Make an environment with Python 3.11 or newer and install into it",
     ),
     rule(
         r"ResolutionImpossible|Cannot install [^\n]+ because these package versions have conflicting dependencies|"
-        r"No matching distribution found for (?P<name>\S+)|Could not find a version that satisfies the requirement (?P<want>\S+)",
+        r"No matching distribution found for (?P<name>\S+)|Could not find a version that satisfies the requirement "
+        r"(?P<want>\S+)",
         "pip found no versions that go together (or none for this Python and platform)",
-        "Start from an empty environment with Python 3.11: `pip install -r requirements.lock`, then `pip install --no-deps .`",
+        "Start from an empty environment with Python 3.11: `pip install -r requirements.lock`, then `pip install "
+        "--no-deps .`",
         needles=("ResolutionImpossible", "No matching distribution found for"),
     ),
     rule(
@@ -176,11 +194,14 @@ CAUSES = (
         general=True,
     ),
     rule(
-        r"(?:ImportError|RuntimeError): (?:Using |Loading |\w+ )?[`'\"]?(?P<what>[\w -]+?)[`'\"]? (?:requires|needs) (?:the )?"
+        r"(?:ImportError|RuntimeError): (?:Using |Loading |\w+ )?[`'\"]?(?P<what>[\w -]+?)[`'\"]? (?:requires|needs) "
+        r"(?:the )?"
         r"[`'\"]?(?P<name>[a-z][\w-]+)[`'\"]?(?: library| package)?|Please install it (?:with|via|using) "
         r"[`'\"]?pip install (?:-U )?(?P<pip>[\w-]+)",
-        lambda match: f"the package {match['name'] or match['pip']} is missing or too old"
-        + (f": {match['what']} needs it" if match["what"] else ""),
+        lambda match: (
+            f"the package {match['name'] or match['pip']} is missing or too old"
+            + (f": {match['what']} needs it" if match["what"] else "")
+        ),
         lambda match: install(match["name"] or match["pip"]),
         "likely",
         general=True,

@@ -5,32 +5,41 @@ from .causes import rule
 
 CAUSES = (
     rule(
-        r"No space left on device|os error 28|Disk quota exceeded|\[Errno 122\]|ENOSPC|EDQUOT|not enough space on the disk|\[WinError 112\]|"
+        r"No space left on device|os error 28|Disk quota exceeded|\[Errno 122\]|ENOSPC|EDQUOT|not enough space on "
+        r"the disk|\[WinError 112\]|"
         r"Not enough (?:free )?disk space",
         "the disk (or the quota) is full",
-        "`df -h` and `df -i` of output_dir, HF_HOME and /tmp show which (`quota -s` for a quota); free space, lower save_total_limit, or move "
+        "`df -h` and `df -i` of output_dir, HF_HOME and /tmp show which (`quota -s` for a quota); free space, lower "
+        "save_total_limit, or move "
         "output_dir and the cache (HF_HOME, HF_DATASETS_CACHE) to another disk; then resume_from_checkpoint: true",
         needles=("No space left on device", "Disk quota exceeded"),
     ),
     rule(
-        r"PytorchStreamWriter failed writing file|iostream error|unexpected pos \d+ vs \.? ?\d+|inline_container\.cc:\d+[^\n]*(?:writ|enforce "
-        r"fail|pos)|basic_ios::clear|(?:Error while serializing|SafetensorError)[^\n]*(?:Io ?Error|I/O error)|file write failed",
-        "a checkpoint could not be written to its end: the disk (or the quota) is full, or the network file system failed",
-        "`df -h` and `df -i` of output_dir show whether it is full; free space, lower save_total_limit, or move output_dir to a local disk; delete "
+        r"PytorchStreamWriter failed writing file|iostream error|unexpected pos \d+ vs \.? ?\d+|"
+        r"inline_container\.cc:\d+[^\n]*(?:writ|enforce "
+        r"fail|pos)|basic_ios::clear|(?:Error while serializing|SafetensorError)[^\n]*(?:Io ?Error|I/O error)|file "
+        r"write failed",
+        "a checkpoint could not be written to its end: the disk (or the quota) is full, or the network file system "
+        "failed",
+        "`df -h` and `df -i` of output_dir show whether it is full; free space, lower save_total_limit, or move "
+        "output_dir to a local disk; delete "
         "the unfinished checkpoint folder, then resume_from_checkpoint with the one before",
         "likely",
         needles=("PytorchStreamWriter failed",),
     ),
     rule(
         r"[Pp]aging file is too small|os error 1455|WinError 1455",
-        "Windows' paging file (virtual memory) is too small for the weights, or for the libraries that each worker process loads",
-        "Enlarge the paging file (System > Advanced > Performance > Virtual memory: as large as the weights plus 20 GB, on a disk with room) and "
+        "Windows' paging file (virtual memory) is too small for the weights, or for the libraries that each worker "
+        "process loads",
+        "Enlarge the paging file (System > Advanced > Performance > Virtual memory: as large as the weights plus 20 "
+        "GB, on a disk with room) and "
         "restart; set dataloader_num_workers: 0 and preprocessing_num_workers: 1",
     ),
     rule(
         r"\[WinError 1314\]|A required privilege is not held by the client",
         "Windows lets this user make no symbolic links, which the Hub's cache wants",
-        "Turn on developer mode (or run once as administrator), or download into a folder: `hf download NAME --local-dir DIR`",
+        "Turn on developer mode (or run once as administrator), or download into a folder: `hf download NAME "
+        "--local-dir DIR`",
     ),
     rule(
         r"\[WinError 32\]|being used by another process",
@@ -66,22 +75,28 @@ CAUSES = (
         needles=("Too many open files",),
     ),
     rule(
-        r"\[Errno 5\] Input/output error|\[Errno 116\]|[Ss]tale (?:NFS )?file handle|\[Errno 107\]|Transport endpoint is not connected|\[Errno "
+        r"\[Errno 5\] Input/output error|\[Errno 116\]|[Ss]tale (?:NFS )?file handle|\[Errno 107\]|Transport "
+        r"endpoint is not connected|\[Errno "
         r"121\] Remote I/O|\[Errno 112\] Host is down|os error (?:5|116)\b",
         "the file system (a disk, or a network mount such as NFS) failed while a file was read or written",
-        "Check the mount (`dmesg -T`, `mount | grep nfs`, another node that removed or replaced the file); copy model and data to a local disk, "
+        "Check the mount (`dmesg -T`, `mount | grep nfs`, another node that removed or replaced the file); copy "
+        "model and data to a local disk, "
         "put output_dir and HF_HOME there",
     ),
     rule(
-        r"\[Errno 37\]|No locks available|\[Errno 11\] Resource temporarily unavailable: '?[^'\n]*lock|flock[^\n]*(?:fail|not supported)|\[Errno (?:38|95|"
+        r"\[Errno 37\]|No locks available|\[Errno 11\] Resource temporarily unavailable: '?[^'\n]*lock|"
+        r"flock[^\n]*(?:fail|not supported)|\[Errno (?:38|95|"
         r"524)\][^\n]*",
         "the file system (NFS or another network mount) has no locks, which the caches need",
         "Put HF_HOME, HF_DATASETS_CACHE and TRITON_CACHE_DIR on a local disk; or mount NFS with its lock daemon",
     ),
     rule(
-        r"Device or resource busy: '?[^'\n]*\.nfs|\[Errno 39\] Directory not empty|Directory not empty: '?(?P<dir>[^'\n]+)|tmp-checkpoint-\d+",
-        "several processes or nodes write into one folder over a network mount, or a file that is still open was removed there",
-        "Several nodes: a folder of its own per node with save_on_each_node: true, or one shared output_dir without it; remove the left-over "
+        r"Device or resource busy: '?[^'\n]*\.nfs|\[Errno 39\] Directory not empty|Directory not empty: "
+        r"'?(?P<dir>[^'\n]+)|tmp-checkpoint-\d+",
+        "several processes or nodes write into one folder over a network mount, or a file that is still open was "
+        "removed there",
+        "Several nodes: a folder of its own per node with save_on_each_node: true, or one shared output_dir without "
+        "it; remove the left-over "
         "folder and resume_from_checkpoint: true",
         "likely",
     ),

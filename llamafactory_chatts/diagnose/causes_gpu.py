@@ -12,23 +12,30 @@ _OF_CUDA = r"(?i)cuda|cublas|cudnn|bf16|bfloat16|fp16|half|gpu|nccl|bitsandbytes
 CAUSES = (
     OUT_OF_MEMORY,
     rule(
-        r"CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_NOT_INITIALIZED|CUDNN_STATUS_NOT_INITIALIZED",
-        "a CUDA library (cuBLAS, cuDNN) could not get its work space; most often the GPU's memory is used up, else an index was out of range "
+        r"CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_NOT_INITIALIZED|"
+        r"CUDNN_STATUS_NOT_INITIALIZED",
+        "a CUDA library (cuBLAS, cuDNN) could not get its work space; most often the GPU's memory is used up, else "
+        "an index was out of range "
         "before, or a foreign CUDA library is loaded",
-        "Look at `nvidia-smi` for other processes; halve per_device_train_batch_size; `unset LD_LIBRARY_PATH`; or run once with "
+        "Look at `nvidia-smi` for other processes; halve per_device_train_batch_size; `unset LD_LIBRARY_PATH`; or "
+        "run once with "
         "CUDA_LAUNCH_BLOCKING=1 to see the operation",
         "likely",
     ),
     rule(
-        r"cuDNN version incompatibility|CUDNN_STATUS_(?:SUBLIBRARY_)?VERSION_MISMATCH|CUDNN_STATUS_SUBLIBRARY\w+|CUBLAS_STATUS_(?P<what>INVALID_VALUE|"
+        r"cuDNN version incompatibility|CUDNN_STATUS_(?:SUBLIBRARY_)?VERSION_MISMATCH|CUDNN_STATUS_SUBLIBRARY\w+|"
+        r"CUBLAS_STATUS_(?P<what>INVALID_VALUE|"
         r"NOT_SUPPORTED|EXECUTION_FAILED|INTERNAL_ERROR|ARCH_MISMATCH|NOT_IMPLEMENTED)|CUDNN_STATUS_\w+",
-        "a CUDA library (cuBLAS, cuDNN) refused a call: most often another version than torch's own is loaded, or driver and build do not fit the card",
-        f"`unset LD_LIBRARY_PATH` (a system CUDA, an nvidia-* package) and try again; reinstall torch with its libraries: {_TORCH}; update the driver; "
+        "a CUDA library (cuBLAS, cuDNN) refused a call: most often another version than torch's own is loaded, or "
+        "driver and build do not fit the card",
+        "`unset LD_LIBRARY_PATH` (a system CUDA, an nvidia-* package) and try again; reinstall torch with its "
+        f"libraries: {_TORCH}; update the driver; "
         "CUDA_LAUNCH_BLOCKING=1 shows the operation",
         "likely",
     ),
     rule(
-        r"indexSelect\w+Index|srcIndex < srcSelectDimSize|vectorized_gather_kernel.*index out of bounds|index out of range in self|"
+        r"indexSelect\w+Index|srcIndex < srcSelectDimSize|vectorized_gather_kernel.*index out of bounds|index out of "
+        r"range in self|"
         r"`t >= 0 && t < n_classes`|-sizes\[i\] <= index",
         "an index is outside a table on the GPU: a token id beyond the embedding, or tokenizer and weights do "
         "not belong "
@@ -70,20 +77,30 @@ CAUSES = (
         explains=r"(?i)cublas|invalid device function|kernel launch",
     ),
     rule(
-        r"system has unsupported display driver|Error 803|Driver/library version mismatch|Error 804|forward compatibility was attempted|"
+        r"system has unsupported display driver|Error 803|Driver/library version mismatch|Error 804|forward "
+        r"compatibility was attempted|"
         r"kernel driver (?:version )?[\d.]+ does not match|API mismatch: the client has",
-        "the NVIDIA driver's kernel module and its libraries are of different versions: the driver was updated without a restart, or a container "
+        "the NVIDIA driver's kernel module and its libraries are of different versions: the driver was updated "
+        "without a restart, or a container "
         "or cuda-compat package brings libraries that this card's driver does not take",
-        "Restart the machine, or reload the nvidia kernel modules; in a container take /usr/local/cuda/compat out of LD_LIBRARY_PATH; `nvidia-smi` must work first",
-        needles=("unsupported display driver", "Driver/library version mismatch", "forward compatibility was attempted"),
+        "Restart the machine, or reload the nvidia kernel modules; in a container take /usr/local/cuda/compat out of "
+        "LD_LIBRARY_PATH; `nvidia-smi` must work first",
+        needles=(
+            "unsupported display driver",
+            "Driver/library version mismatch",
+            "forward compatibility was attempted",
+        ),
         explains=_OF_CUDA,
     ),
     rule(
         r"driver on your system is too old \(found version (?P<found>\d+)\)|"
-        r"CUDA driver version is insufficient for CUDA runtime version|provided PTX was compiled with an unsupported toolchain|"
+        r"CUDA driver version is insufficient for CUDA runtime version|provided PTX was compiled with an unsupported "
+        r"toolchain|"
         r"requires? (?:a )?(?:NVIDIA )?driver (?:version )?[^\n]*(?:newer|at least|>=)",
-        lambda m: "the NVIDIA driver is too old for this PyTorch build"
-        + (f": it knows CUDA {int(m['found']) // 1000}.{int(m['found']) % 1000 // 10} only" if m["found"] else ""),
+        lambda m: (
+            "the NVIDIA driver is too old for this PyTorch build"
+            + (f": it knows CUDA {int(m['found']) // 1000}.{int(m['found']) % 1000 // 10} only" if m["found"] else "")
+        ),
         "Update the driver, or install the PyTorch build of an older CUDA version that `nvidia-smi` allows",
         needles=("driver on your system is too old", "driver version is insufficient"),
         benign=True,
@@ -91,15 +108,19 @@ CAUSES = (
     ),
     rule(
         r"Error 802|system not yet initialized",
-        "the GPUs' NVLink switch is not started: the Fabric Manager does not run, or is of another version than the driver",
+        "the GPUs' NVLink switch is not started: the Fabric Manager does not run, or is of another version than the "
+        "driver",
         "`systemctl status nvidia-fabricmanager`; install the one of the driver's exact version and start it",
         needles=("system not yet initialized",),
         explains=_OF_CUDA,
     ),
     rule(
-        r"CUDA unknown error - this may be due to an incorrectly set up environment|Error 999|Unexpected error from cudaGetDeviceCount",
-        "CUDA cannot be initialised: the driver hangs (after suspend or an update), or CUDA_VISIBLE_DEVICES names no card of this machine",
-        "See whether `nvidia-smi` works and CUDA_VISIBLE_DEVICES is right; `sudo rmmod nvidia_uvm && sudo modprobe nvidia_uvm`, or restart the machine; "
+        r"CUDA unknown error - this may be due to an incorrectly set up environment|Error 999|Unexpected error from "
+        r"cudaGetDeviceCount",
+        "CUDA cannot be initialised: the driver hangs (after suspend or an update), or CUDA_VISIBLE_DEVICES names no "
+        "card of this machine",
+        "See whether `nvidia-smi` works and CUDA_VISIBLE_DEVICES is right; `sudo rmmod nvidia_uvm && sudo modprobe "
+        "nvidia_uvm`, or restart the machine; "
         "in a container also restart Docker",
         needles=("CUDA unknown error", "Unexpected error from cudaGetDeviceCount"),
         benign=True,
@@ -108,7 +129,8 @@ CAUSES = (
     rule(
         r"Can't initialize NVML|Failed to initialize NVML|NVML_SUCCESS|nvmlInit|NVML: Unknown Error",
         "the NVIDIA driver does not answer (NVML): it is not loaded, or the container lost it",
-        "`nvidia-smi` must work first: restart the machine or the container (`--gpus all`; systemd's cgroups take GPUs away after a reload)",
+        "`nvidia-smi` must work first: restart the machine or the container (`--gpus all`; systemd's cgroups take "
+        "GPUs away after a reload)",
         "likely",
         needles=("Can't initialize NVML", "Failed to initialize NVML"),
         benign=True,
@@ -117,15 +139,19 @@ CAUSES = (
     rule(
         r"devices are busy or unavailable",
         "the GPU is taken: it is in exclusive mode and another process holds it, or its MIG part is not there",
-        "`nvidia-smi` shows both: end the other process, or `nvidia-smi -c 0`; name the MIG part in CUDA_VISIBLE_DEVICES",
+        "`nvidia-smi` shows both: end the other process, or `nvidia-smi -c 0`; name the MIG part in "
+        "CUDA_VISIBLE_DEVICES",
     ),
     rule(
         r"re-initialize CUDA in forked subprocess|CUDA error: initialization error",
-        "CUDA was used in a process that was forked from one that already used it (workers of preprocessing or loading)",
-        "Set preprocessing_num_workers: 1 and dataloader_num_workers: 0; own code must not touch the GPU before the workers start",
+        "CUDA was used in a process that was forked from one that already used it (workers of preprocessing or "
+        "loading)",
+        "Set preprocessing_num_workers: 1 and dataloader_num_workers: 0; own code must not touch the GPU before the "
+        "workers start",
     ),
     rule(
-        r"Found no NVIDIA driver|No CUDA GPUs are available|no CUDA-capable device is detected|cuInit[^\n]*(?:100|no device)",
+        r"Found no NVIDIA driver|No CUDA GPUs are available|no CUDA-capable device is detected|cuInit[^\n]*(?:100|no "
+        r"device)",
         "PyTorch sees no NVIDIA GPU",
         "Check `nvidia-smi` and CUDA_VISIBLE_DEVICES; in a container add `--gpus all`; on a machine without a GPU set "
         "use_cpu: true",
@@ -167,9 +193,11 @@ CAUSES = (
         "Remove tf32, or set it to false; look at `nvidia-smi` if the card should have it: PyTorch may not see it",
     ),
     rule(
-        r"(?:HIP|CUDA|XPU|NPU|MPS) error: (?P<what>[^\n]+)|cuda runtime error \(\d+\) : (?P<old>[^\n]+)|CUDA driver error: (?P<driver>[^\n]+)",
+        r"(?:HIP|CUDA|XPU|NPU|MPS) error: (?P<what>[^\n]+)|cuda runtime error \(\d+\) : (?P<old>[^\n]+)|CUDA driver "
+        r"error: (?P<driver>[^\n]+)",
         lambda m: f"the GPU or its driver reports: {m['what'] or m['old'] or m['driver']}",
-        "Run again with CUDA_LAUNCH_BLOCKING=1 to see the operation; `nvidia-smi` and `dmesg -T | grep -i xid` show the card's state",
+        "Run again with CUDA_LAUNCH_BLOCKING=1 to see the operation; `nvidia-smi` and `dmesg -T | grep -i xid` show "
+        "the card's state",
         "likely",
         general=True,
     ),

@@ -110,7 +110,8 @@ def _end_others(found: _Message) -> str:
 
 
 OUT_OF_MEMORY = rule(
-    r"(?:CUDA|HIP|NPU|XPU) out of memory\. ?Tried to allocate|OutOfMemoryError: |CUDA error: out of memory|"
+    r"(?:CUDA|HIP|NPU|XPU|MPS backend) out of memory\. ?Tried to allocate|OutOfMemoryError: |CUDA error: out of "
+    r"memory|"
     r"cuda runtime error \(2\)|CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation|No executable batch size found",
     _out_of_memory,
     _make_room,

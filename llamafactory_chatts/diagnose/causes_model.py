@@ -22,7 +22,9 @@ def _mismatch(match: re.Match[str]) -> str:
     if has == [0]:
         return f"the checkpoint holds empty weights ({shapes}): it was saved under ZeRO-3 without gathering them"
     if wants == [0]:
-        return f"under ZeRO-3 this process holds no part of {name} ({shapes}): weights were loaded without gathering them"
+        return (
+            f"under ZeRO-3 this process holds no part of {name} ({shapes}): weights were loaded without gathering them"
+        )
     if _is_vocabulary(name, has, wants):
         return f"the vocabularies differ: {name} has {has[0]} rows in the checkpoint and {wants[0]} in the model"
     if "lora_" in name and len(has) == len(wants) == 2:
@@ -41,7 +43,9 @@ def _is_vocabulary(name: str, has: list[int], wants: list[int]) -> bool:
 
 def _half(has: list[int], wants: list[int]) -> bool:
     """Tell whether one of two shapes is that of packed 4-bit weights."""
-    return any(len(a) == len(b) == 2 and a[1] == 1 and a[0] * 2 == b[0] * b[1] for a, b in ((has, wants), (wants, has)))
+    return any(
+        len(a) == len(b) == 2 and a[1] == 1 and a[0] * 2 == b[0] * b[1] for a, b in ((has, wants), (wants, has))
+    )
 
 
 def _mend_mismatch(match: re.Match[str]) -> str:
@@ -54,24 +58,28 @@ def _mend_mismatch(match: re.Match[str]) -> str:
         )
     if wants == [0]:
         return (
-            "Load the checkpoint in one process without DeepSpeed (merge it with `llamafactory-cli export` first), or use ZeRO-2; "
+            "Load the checkpoint in one process without DeepSpeed (merge it with `llamafactory-cli export` first), "
+            "or use ZeRO-2; "
             "weights resized or added before loading do the same: no resize_vocab with ZeRO-3"
         )
     if _is_vocabulary(name, has, wants):
         return (
-            "Give the tokenizer and the base that the checkpoint was trained with: tokens were added to one of the two (resize_vocab, "
+            "Give the tokenizer and the base that the checkpoint was trained with: tokens were added to one of the "
+            "two (resize_vocab, "
             "add_tokens, new_special_tokens, the template); set the same keys as in that training"
         )
     if _half(has, wants):
         return "Load the same kind on both sides: remove quantization_bit, or merge and save without it"
     return (
-        "Give the base that the adapter was trained on (base_model_name_or_path in its adapter_config.json) and the same lora_rank"
+        "Give the base that the adapter was trained on (base_model_name_or_path in its adapter_config.json) and the "
+        "same lora_rank"
     )
 
 
 CAUSES = (
     rule(
-        r"(?:size mismatch for (?P<name>[\w.]+): copying a param with shape (?P<has>torch\.Size\(\[[^\]]*\]\)) from\s+checkpoint, "
+        r"(?:size mismatch for (?P<name>[\w.]+): copying a param with shape (?P<has>torch\.Size\(\[[^\]]*\]\)) "
+        r"from\s+checkpoint, "
         r"the shape in current model is (?P<wants>torch\.Size\(\[[^\]]*\]\)))",
         _mismatch,
         _mend_mismatch,
@@ -84,7 +92,8 @@ CAUSES = (
         needles=("size mismatch",),
     ),
     rule(
-        r"Trying to set a tensor of shape (?P<has>(?:torch\.Size\()?\[[^\]]*\]\)?) in \"(?P<name>[\w.]+)\" \(which has shape "
+        r"Trying to set a tensor of shape (?P<has>(?:torch\.Size\()?\[[^\]]*\]\)?) in \"(?P<name>[\w.]+)\" \(which "
+        r"has shape "
         r"(?P<wants>(?:torch\.Size\()?\[[^\]]*\]\)?)\)",
         _mismatch,
         _mend_mismatch,
@@ -92,70 +101,88 @@ CAUSES = (
     rule(
         r"ignore_mismatched_sizes",
         "weights of the checkpoint and of the model have different shapes",
-        "The report above the error names them: give the config.json that belongs to the weights, the same vocabulary, and no "
+        "The report above the error names them: give the config.json that belongs to the weights, the same "
+        "vocabulary, and no "
         "checkpoint that ZeRO-3 saved without gathering",
         "likely",
     ),
     rule(
-        r"'weight' must be 2-D|weight tensor should be at least 2D|tensor\.shape\[0\] \(0\)|mat2 must be a matrix, got 1-D tensor|"
+        r"'weight' must be 2-D|weight tensor should be at least 2D|tensor\.shape\[0\] \(0\)|mat2 must be a matrix, "
+        r"got 1-D tensor|"
         r"shape '\[[^\]]*\]' is invalid for input of size 0",
-        "a weight is empty here: ZeRO-3 holds it in parts, and it was used outside of the forward pass that gathers it",
+        "a weight is empty here: ZeRO-3 holds it in parts, and it was used outside of the forward pass that gathers "
+        "it",
         "Use ZeRO-2, or take out what touches single weights (resize_vocab, a second model, generation) under ZeRO-3",
         "likely",
     ),
     rule(
         r"(?:Missing|Unexpected) key\(s\) in state_dict: (?P<keys>[^\n]{0,200})",
         "the checkpoint's weights have other names than the model's: {keys}",
-        "Give the base and the settings (finetuning_type, lora_target, timeseries_tuning) that the checkpoint was trained with",
+        "Give the base and the settings (finetuning_type, lora_target, timeseries_tuning) that the checkpoint was "
+        "trained with",
     ),
     rule(
         r"loaded state dict (?:contains a parameter group|has a different number of parameter groups)|"
         r"doesn't match the size of optimizer's group",
         "the checkpoint's optimizer belongs to other trained weights than this recipe's",
-        "Resume with the settings of the first run (lora_target, timeseries_tuning, timeseries_sft_lr, freeze keys, optim); else start "
+        "Resume with the settings of the first run (lora_target, timeseries_tuning, timeseries_sft_lr, freeze keys, "
+        "optim); else start "
         "anew from its weights: adapter_name_or_path in place of resume_from_checkpoint",
     ),
     rule(
-        r"model type [`'\"](?P<kind>chatts\w*|\w*ts)[`'\"] but Transformers does not recognize|KeyError: '(?P<key>chatts\w*)'|"
-        r"Model architectures? \['(?P<arch>\w*TS\w*)'\][^\n]*(?:not supported|failed)|cannot find model module[^\n]*'?(?P<module>\w*TS\w*)",
-        "this program does not know ChatTS: the plug-in is not active in the environment that runs (or the program is not "
+        r"model type [`'\"](?P<kind>chatts\w*|\w*ts)[`'\"] but Transformers does not recognize|KeyError: "
+        r"'(?P<key>chatts\w*)'|"
+        r"Model architectures? \['(?P<arch>\w*TS\w*)'\][^\n]*(?:not supported|failed)|cannot find model "
+        r"module[^\n]*'?(?P<module>\w*TS\w*)",
+        "this program does not know ChatTS: the plug-in is not active in the environment that runs (or the program "
+        "is not "
         "LLaMA-Factory)",
         "Run `lmf-chatts doctor` with the same Python; unset LLAMAFACTORY_CHATTS=0; in scripts load with "
         "llamafactory_chatts.model.from_pretrained; serve with a vLLM that has ChatTS",
     ),
     rule(
         r"model type [`'\"](?P<kind>[\w.-]+)[`'\"] but Transformers does not recognize",
-        "this transformers does not know the model type {kind}: it is older than the model, or the plug-in that brings it is not "
+        "this transformers does not know the model type {kind}: it is older than the model, or the plug-in that "
+        "brings it is not "
         "active in this environment",
         f"{_TRANSFORMERS}; `lmf-chatts doctor` shows whether the plug-in is active",
     ),
     rule(
-        r"Unrecognized (?:configuration class|model in) (?P<what>\S+)|Should have a `model_type` key|(?:requires you to execute|contains "
-        r"custom code which must be executed)[^\n]*|`?trust_remote_code=True`? to|(?:KeyError|ModuleNotFoundError)[^\n]*transformers_modules",
-        "transformers does not know this kind of model and would run the checkpoint's own code: for ChatTS the plug-in is not active "
+        r"Unrecognized (?:configuration class|model in) (?P<what>\S+)|Should have a `model_type` key|(?:requires you "
+        r"to execute|contains "
+        r"custom code which must be executed)[^\n]*|`?trust_remote_code=True`? to|(?:KeyError|"
+        r"ModuleNotFoundError)[^\n]*transformers_modules",
+        "transformers does not know this kind of model and would run the checkpoint's own code: for ChatTS the "
+        "plug-in is not active "
         "in this environment, else config.json lacks its model_type",
-        "Run `lmf-chatts doctor` with the same Python; check that model_name_or_path is the folder of a whole model (config.json)",
+        "Run `lmf-chatts doctor` with the same Python; check that model_name_or_path is the folder of a whole model "
+        "(config.json)",
         "likely",
     ),
     rule(
-        r"does not match any variant|did not match any variant of untagged enum (?P<what>\w+)|(?:missing|unknown) field [`'\"]\w+[`'\"] "
+        r"does not match any variant|did not match any variant of untagged enum (?P<what>\w+)|(?:missing|unknown) "
+        r"field [`'\"]\w+[`'\"] "
         r"at line|PreTokenizerTypeWrapper|invalid type: [^\n]*, expected [^\n]* at line \d+ column",
         "tokenizer.json was written by a newer tokenizers than the one installed here (or is damaged)",
-        f"{_TRANSFORMERS}, which brings the tokenizers that belongs to it; or take tokenizer.json from the base's page again",
+        f"{_TRANSFORMERS}, which brings the tokenizers that belongs to it; or take tokenizer.json from the base's "
+        "page again",
     ),
     rule(
         r"Tokenizer class (?P<name>\w+) does not exist|'list' object has no attribute '(?:keys|items)'|"
         r"AttributeError: [^\n]*extra_special_tokens|unexpected keyword argument 'extra_special_tokens'",
-        "tokenizer_config.json was written by another transformers than the one installed here (a newer one writes lists and classes "
+        "tokenizer_config.json was written by another transformers than the one installed here (a newer one writes "
+        "lists and classes "
         "that an older one does not know)",
         f"{_TRANSFORMERS}; or take the tokenizer's files from the base's page again",
         frame=r"token|^$|auto|processing|(?:site|dist)-packages",
     ),
     rule(
-        r"Couldn't instantiate the backend tokenizer|Converting from SentencePiece and Tiktoken failed|TypeError: not a string|"
+        r"Couldn't instantiate the backend tokenizer|Converting from SentencePiece and Tiktoken failed|TypeError: "
+        r"not a string|"
         r"expected value at line 1 column 1|Failed to load tokenizer|EOF while parsing a value at line",
         "the tokenizer's files are missing, damaged, or a Git LFS pointer stands in their place",
-        f"`ls -l` of the model's folder: tokenizer.json has megabytes; download it again (`git lfs pull`), and check the installed "
+        "`ls -l` of the model's folder: tokenizer.json has megabytes; download it again (`git lfs pull`), and check "
+        "the installed "
         f"transformers: {_TRANSFORMERS}",
         "likely",
         frame=r"token|^$|processing|llamafactory",
@@ -167,19 +194,25 @@ CAUSES = (
         "Write `template:` in the recipe, or take tokenizer_config.json and chat_template.jinja from the base's page",
     ),
     rule(
-        r"Tensor\.item\(\) cannot be called on meta|[Mm]eta tensors? (?:is|are) not supported|with Meta tensors|(?:aten::\S+|'\w+')[^\n]*'Meta' backend|fake or meta tensor|meta[^\n]*data-dependent",
-        "the model's code computes with values while it is built without content (meta device), as newer transformers build models: the "
+        r"Tensor\.item\(\) cannot be called on meta|[Mm]eta tensors? (?:is|are) not supported|with Meta tensors|"
+        r"(?:aten::\S+|'\w+')[^\n]*'Meta' backend|fake or meta tensor|meta[^\n]*data-dependent",
+        "the model's code computes with values while it is built without content (meta device), as newer "
+        "transformers build models: the "
         "modelling code is older than the library, most often code from the checkpoint's folder",
-        "For ChatTS use the plug-in's classes (`lmf-chatts doctor` shows whether it is active; trust_remote_code has no effect then); other bases: "
+        "For ChatTS use the plug-in's classes (`lmf-chatts doctor` shows whether it is active; trust_remote_code has "
+        "no effect then); other bases: "
         "newer modeling_*.py from the model's page, or the transformers it was written for",
     ),
     rule(
-        r"(?:Cannot copy out of|copy out of) meta tensor|is on the meta device|device meta is not on the expected device|on the expected device meta|"
+        r"(?:Cannot copy out of|copy out of) meta tensor|is on the meta device|device meta is not on the expected "
+        r"device|on the expected device meta|"
         r"and meta!|on device meta|doesn't have any device set|offload the whole model "
         r"to (?:the )?disk|need an `offload_(?:dir|folder)`|meta tensors?\b",
-        "weights stand on the meta device, without content: they were offloaded because the model does not fit the memory, or the "
+        "weights stand on the meta device, without content: they were offloaded because the model does not fit the "
+        "memory, or the "
         "checkpoint does not hold them",
-        "Make room: quantization_bit: 4, a smaller base, ZeRO-3 in place of device_map: auto; set low_cpu_mem_usage: false; look for 'newly "
+        "Make room: quantization_bit: 4, a smaller base, ZeRO-3 in place of device_map: auto; set low_cpu_mem_usage: "
+        "false; look for 'newly "
         "initialized' above; `lmf-chatts plan RECIPE.yaml` predicts the need",
         needles=("are on the meta device because",),
         benign=True,
@@ -187,8 +220,10 @@ CAUSES = (
     ),
     rule(
         r"\"(?P<op>(?!_amp)\w+?)\" not implemented for '(?P<kind>Half|BFloat16)'",
-        "half precision on a device that does not compute it: {op} has no {kind}, most often because the model runs on the CPU",
-        "See why no GPU is used (`nvidia-smi`, `lmf-chatts doctor`: driver, CUDA_VISIBLE_DEVICES, a CPU-only torch); on the CPU set fp16: false "
+        "half precision on a device that does not compute it: {op} has no {kind}, most often because the model runs "
+        "on the CPU",
+        "See why no GPU is used (`nvidia-smi`, `lmf-chatts doctor`: driver, CUDA_VISIBLE_DEVICES, a CPU-only torch); "
+        "on the CPU set fp16: false "
         "and bf16: false (pure_bf16: false, infer_dtype: float32)",
     ),
     rule(
@@ -197,21 +232,27 @@ CAUSES = (
         "Set bf16: true and remove fp16; on a card without bf16 train with fp16: true from weights in fp32 or fp16",
     ),
     rule(
-        r"fp16 mixed precision[^\n]*(?:CUDA|GPU|device)|FP16 [Mm]ixed precision training|(?:fp16|half precision)[^\n]*can only be used on",
+        r"fp16 mixed precision[^\n]*(?:CUDA|GPU|device)|FP16 [Mm]ixed precision training|(?:fp16|half "
+        r"precision)[^\n]*can only be used on",
         "fp16: true, but there is no GPU that PyTorch can use: half precision on the CPU is not supported",
-        "See why no GPU is used (`nvidia-smi`, `lmf-chatts doctor`: driver, CUDA_VISIBLE_DEVICES, a CPU-only torch); on the CPU set fp16: false",
+        "See why no GPU is used (`nvidia-smi`, `lmf-chatts doctor`: driver, CUDA_VISIBLE_DEVICES, a CPU-only torch); "
+        "on the CPU set fp16: false",
     ),
     rule(
-        r"expected (?:scalar type|m1 and m2 to have the same dtype|mat1 and mat2 to have the same dtype)[^\n]*|mat1 and mat2 must have the same "
-        r"dtype[^\n]*|Input type \([^)]*\) and (?:weight|bias) type[^\n]*should be the same|must have the same dtype[^\n]*|expected all tensors to "
+        r"expected (?:scalar type|m1 and m2 to have the same dtype|mat1 and mat2 to have the same dtype)[^\n]*|mat1 "
+        r"and mat2 must have the same "
+        r"dtype[^\n]*|Input type \([^)]*\) and (?:weight|bias) type[^\n]*should be the same|must have the same "
+        r"dtype[^\n]*|expected all tensors to "
         r"have the same dtype|requires uniform dtype|must flatten tensors with (?:uniform|same) dtype",
         "weights and inputs are of different precision (16 and 32 bits are mixed)",
-        "Set one of bf16: true and fp16: true, and none of pure_bf16, upcast_layernorm and infer_dtype against it; under FSDP all weights need "
+        "Set one of bf16: true and fp16: true, and none of pure_bf16, upcast_layernorm and infer_dtype against it; "
+        "under FSDP all weights need "
         "one dtype (bnb_4bit_quant_storage)",
         "likely",
     ),
     rule(
-        r"[Ff]lash[- ]?[Aa]ttention[^\n]*only support(?:s|ed)? (?:for )?(?:fp16|torch\.float16|the|Ampere)[^\n]*|FlashAttention only supports "
+        r"[Ff]lash[- ]?[Aa]ttention[^\n]*only support(?:s|ed)? (?:for )?(?:fp16|torch\.float16|the|Ampere)[^\n]*|"
+        r"FlashAttention only supports "
         r"Ampere GPUs",
         "FlashAttention needs fp16 or bf16 and a card from Ampere on",
         "Set flash_attn: sdpa, or bf16: true (fp16: true) for the model",
@@ -223,19 +264,22 @@ CAUSES = (
         frame=r"rope|config|^$|modeling",
     ),
     rule(
-        r"(?:HeaderTooLarge|header too large|HeaderTooSmall)|invalid load key, '(?P<key>[^']+)'|version https://git-lfs",
+        r"(?:HeaderTooLarge|header too large|HeaderTooSmall)|invalid load key, '(?P<key>[^']+)'|version "
+        r"https://git-lfs",
         "a weight file is no weight file: a Git LFS pointer or a page of text stands in its place",
         "`ls -l` shows files of a few hundred bytes: `git lfs pull`, or download them again",
     ),
     rule(
-        r"[`']?(?:Can't|Cannot) merge (?:LoRA )?adapters? (?:to|into) a quantized model|merge adapters before quantizing",
+        r"[`']?(?:Can't|Cannot) merge (?:LoRA )?adapters? (?:to|into) a quantized model|merge adapters before "
+        r"quantizing",
         "an adapter cannot be merged into quantised weights",
         "Remove quantization_bit and quantization_method from the export recipe: merge into the 16-bit base",
     ),
     rule(
         r"Processor was not found, please check|feature extractor was not found|Image processor was not found",
         "the template wants a processor that this base does not bring",
-        "Use the template of the base (template: chatts for ChatTS); if it is, the plug-in is not active: `lmf-chatts doctor`",
+        "Use the template of the base (template: chatts for ChatTS); if it is, the plug-in is not active: "
+        "`lmf-chatts doctor`",
     ),
     rule(
         r"Cannot resize embedding layers of a quantized model",

@@ -5,9 +5,11 @@ from .causes import rule
 
 CAUSES = (
     rule(
-        r"^(?:usage: [^\n]*\n)?(?P<who>(?:lmf-chatts|torchrun|accelerate|deepspeed)[\w -]*|[\w./-]+\.py): error: (?P<what>[^\n]+)",
+        r"^(?:usage: [^\n]*\n)?(?P<who>(?:lmf-chatts|torchrun|accelerate|deepspeed)[\w -]*|[\w./-]+\.py): error: "
+        r"(?P<what>[^\n]+)",
         "{who} does not take the command line: {what}",
-        "Correct the words of the command; with --help it prints those it knows. Settings of a training go into its YAML file",
+        "Correct the words of the command; with --help it prints those it knows. Settings of a training go into its "
+        "YAML file",
         needles=(": error: ",),
     ),
     rule(
@@ -123,7 +125,8 @@ CAUSES = (
     rule(
         r"`?(?P<one>\w+)`? (?:is|are) (?:incompatible|not compatible) with (?:the )?`?(?P<two>\w+)`?",
         "{one} and {two} exclude each other",
-        "Remove one of the two from the recipe; `lmf-chatts doctor RECIPE.yaml` checks the whole recipe before anything loads",
+        "Remove one of the two from the recipe; `lmf-chatts doctor RECIPE.yaml` checks the whole recipe before "
+        "anything loads",
         frame=r"hparams|llamafactory|^$",
         general=True,
     ),

@@ -99,39 +99,49 @@ CAUSES = (
     ),
     rule(
         r"element 0 of tensors does not require grad|does not require grad and does not have a grad_fn",
-        "nothing that is trained takes part in the loss: gradient checkpointing got inputs that need no gradient, or everything "
+        "nothing that is trained takes part in the loss: gradient checkpointing got inputs that need no gradient, or "
+        "everything "
         "is frozen",
-        "Set use_reentrant_gc: false (or disable_gradient_checkpointing: true); own code calls model.enable_input_require_grads(). "
+        "Set use_reentrant_gc: false (or disable_gradient_checkpointing: true); own code calls "
+        "model.enable_input_require_grads(). "
         "Then check finetuning_type, lora_target and the freeze keys: 'trainable params' above must not be 0",
     ),
     rule(
         r"None of the inputs have requires_grad=True",
         "gradient checkpointing gets inputs that need no gradient: what lies in front of it is not trained",
-        "Set use_reentrant_gc: false, or disable_gradient_checkpointing: true; own code calls model.enable_input_require_grads()",
+        "Set use_reentrant_gc: false, or disable_gradient_checkpointing: true; own code calls "
+        "model.enable_input_require_grads()",
         "likely",
         needles=("None of the inputs have requires_grad",),
         benign=True,
     ),
     rule(
         r"backward through the graph a second time|modified by an inplace operation|Trying to backward through",
-        "backward went through the same graph twice, or a value that it needs was overwritten: gradient checkpointing and another "
+        "backward went through the same graph twice, or a value that it needs was overwritten: gradient "
+        "checkpointing and another "
         "wrapper do not go together",
-        "Set use_reentrant_gc: false, or disable_gradient_checkpointing: true; with DDP also ddp_find_unused_parameters: false",
+        "Set use_reentrant_gc: false, or disable_gradient_checkpointing: true; with DDP also "
+        "ddp_find_unused_parameters: false",
         "likely",
     ),
     rule(
-        r"module must have its parameters and buffers on device cuda:\d|in replica \d+ on device|parallel_apply|nn\.DataParallel|"
-        r"chunk expects at least a 1-dimensional tensor|Gather got an input of invalid size|grad can be implicitly created only for "
+        r"module must have its parameters and buffers on device cuda:\d|in replica \d+ on device|parallel_apply|"
+        r"nn\.DataParallel|"
+        r"chunk expects at least a 1-dimensional tensor|Gather got an input of invalid size|grad can be implicitly "
+        r"created only for "
         r"scalar outputs",
         "one plain process drives several GPUs (DataParallel), which this training cannot do",
-        "Start one process per GPU: FORCE_TORCHRUN=1 llamafactory-cli train RECIPE.yaml (or torchrun), or show it one GPU: "
+        "Start one process per GPU: FORCE_TORCHRUN=1 llamafactory-cli train RECIPE.yaml (or torchrun), or show it "
+        "one GPU: "
         "CUDA_VISIBLE_DEVICES=0",
     ),
     rule(
-        r"[Ee]xpected all tensors to be on the same device|tensors? (?:is|are) on cuda:\d+, different from other tensors on|"
+        r"[Ee]xpected all tensors to be on the same device|tensors? (?:is|are) on cuda:\d+, different from other "
+        r"tensors on|"
         r"device than the one you're training on|loaded with `?device_map='auto'`? in any distributed",
         "the model's parts lie on different devices",
-        "One GPU per process: FORCE_TORCHRUN=1 for several, CUDA_VISIBLE_DEVICES=0 for one; no device_map: auto in training; if it is split "
+        "One GPU per process: FORCE_TORCHRUN=1 for several, CUDA_VISIBLE_DEVICES=0 for one; no device_map: auto in "
+        "training; if it is split "
         "because it does not fit, quantization_bit: 4 or ZeRO-3",
     ),
     rule(

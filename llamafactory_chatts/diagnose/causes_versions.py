@@ -23,7 +23,11 @@ def _unexpected(match: re.Match[str]) -> str:
 
 def _unexpected_fix(match: re.Match[str]) -> str:
     name = match["name"] or match["more"]
-    new = f"Write {_RENAMED[name]} if the name stands in your own code or recipe; otherwise install" if name in _RENAMED else "Install"
+    new = (
+        f"Write {_RENAMED[name]} if the name stands in your own code or recipe; otherwise install"
+        if name in _RENAMED
+        else "Install"
+    )
     own = f"; if {match['call'] or match['other']} is your own code, let it take **kwargs or the new argument"
     return f"{new} versions that belong together: {_STACK}; `lmf-chatts doctor` shows what is installed{own}"
 
@@ -36,9 +40,11 @@ CAUSES = (
     ),
     rule(
         r"Weights only load failed|WeightsUnpickler error|Unsupported (?:global|class|operand)[^\n]*|weights_only",
-        "torch.load refuses a checkpoint's file with weights_only: it holds more than tensors, as files of an older torch, numpy "
+        "torch.load refuses a checkpoint's file with weights_only: it holds more than tensors, as files of an older "
+        "torch, numpy "
         "or DeepSpeed do",
-        f"Read it with the versions that wrote it, or with the supported ones: {_TORCH}. rng_state*.pth of a checkpoint may be "
+        f"Read it with the versions that wrote it, or with the supported ones: {_TORCH}. rng_state*.pth of a "
+        "checkpoint may be "
         "deleted; files whose origin you trust may be loaded with TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1",
         frame=r"",
     ),
@@ -55,13 +61,17 @@ CAUSES = (
         r"module 'torch(?:\.[\w.]+)?' has no attribute '(?P<name>\w+)'|cannot import name '(?P<other>\w+)' from "
         r"'(?P<where>torch(?:\.[\w.]+)?)'|No module named '(?P<module>torch\.[\w.]+)'|infer_schema\(func\)|"
         r"'torch\._C\.\w+' object has no attribute '(?P<c>\w+)'",
-        lambda m: f"torch and the package that calls it do not fit: this torch has no "
-        f"{m['name'] or m['other'] or m['module'] or m['c'] or 'such function'}, it is too old (or too new)",
+        lambda m: (
+            f"torch and the package that calls it do not fit: this torch has no "
+            f"{m['name'] or m['other'] or m['module'] or m['c'] or 'such function'}, it is too old (or too new)"
+        ),
         f"{_TORCH}; `lmf-chatts doctor` shows what is installed",
     ),
     rule(
-        r"A module that was compiled using NumPy 1\.x|_ARRAY_API not found|numpy\.dtype size changed|Numpy is not available|"
-        r"numpy\.core\.multiarray failed to import|`np\.\w+` was removed in the NumPy 2|module 'numpy' has no attribute|"
+        r"A module that was compiled using NumPy 1\.x|_ARRAY_API not found|numpy\.dtype size changed|Numpy is not "
+        r"available|"
+        r"numpy\.core\.multiarray failed to import|`np\.\w+` was removed in the NumPy 2|module 'numpy' has no "
+        r"attribute|"
         r"No module named 'numpy\._core|numpy\.ufunc size changed",
         "numpy is of another major version than the one that a package was built for",
         f"{install('torch', 'pandas', 'pyarrow', options='--upgrade')}; update the package that the "
@@ -80,18 +90,24 @@ CAUSES = (
         _unexpected_fix,
     ),
     rule(
-        r"TypeError: (?P<call>[\w.<>]+?)\(\) (?:missing \d+ required (?:positional|keyword-only) arguments?: (?P<names>[^\n]+)|"
+        r"TypeError: (?P<call>[\w.<>]+?)\(\) (?:missing \d+ required (?:positional|keyword-only) arguments?: "
+        r"(?P<names>[^\n]+)|"
         r"takes (?P<takes>[^\n]*positional arguments? but \d+ (?:was|were) given))",
-        lambda m: f"versions do not fit: {m['call']}() " + (f"also wants {m['names']}" if m["names"] else f"takes {m['takes']}"),
+        lambda m: (
+            f"versions do not fit: {m['call']}() "
+            + (f"also wants {m['names']}" if m["names"] else f"takes {m['takes']}")
+        ),
         f"Install versions that belong together: {_STACK}; `lmf-chatts doctor` shows what is installed",
         "likely",
         frame=r"(?:site|dist)-packages|llamafactory|^$",
         general=True,
     ),
     rule(
-        r"AttributeError: (?:type object )?'(?P<owner>\w*(?:Trainer|Config|Cache|Arguments|Args|Tokenizer\w*|Processor|Model|CausalLM|"
+        r"AttributeError: (?:type object )?'(?P<owner>\w*(?:Trainer|Config|Cache|Arguments|Args|Tokenizer\w*|"
+        r"Processor|Model|CausalLM|"
         r"Accelerator|State|Optimizer|Scheduler|Layer|Attention))' object has no attribute '(?P<name>\w+)'|"
-        r"module '(?P<module>(?:transformers|trl|peft|accelerate|datasets|deepspeed|llamafactory|liger_kernel)[\w.]*)' has no "
+        r"module '(?P<module>(?:transformers|trl|peft|accelerate|datasets|deepspeed|llamafactory|"
+        r"liger_kernel)[\w.]*)' has no "
         r"attribute '(?P<what>\w+)'",
         lambda m: f"versions do not fit: {m['owner'] or m['module']} has no {m['name'] or m['what']}",
         f"Install versions that belong together: {_STACK}; `lmf-chatts doctor` shows what is installed",
@@ -102,13 +118,14 @@ CAUSES = (
         r"Loading a dataset cached in a LocalFileSystem is not supported|'\*\*' can only be an entire path component|"
         r"Feature type '\w+' not found|must be called with a dataclass type or instance",
         "datasets (or fsspec) is of another version than the one that wrote the cache or is called",
-        f"{install('datasets')}; then delete the dataset's cache (HF_DATASETS_CACHE, ~/.cache/huggingface/datasets) and tokenized_path",
+        f"{install('datasets')}; then delete the dataset's cache (HF_DATASETS_CACHE, ~/.cache/huggingface/datasets) "
+        "and tokenized_path",
     ),
     rule(
-        r"ImportError: cannot import name '(?P<name>\w+)' from (?:partially initialized module )?'(?P<where>(?:transformers|trl|peft|"
+        r"ImportError: cannot import name '(?P<name>\w+)' from (?:partially initialized module "
+        r")?'(?P<where>(?:transformers|trl|peft|"
         r"accelerate|datasets|huggingface_hub|tokenizers|llamafactory)[\w.]*)'",
         "versions do not fit: {where} has no {name}",
-        f"Install versions that belong together: {_STACK}; "
-        "`lmf-chatts doctor` shows what is installed",
+        f"Install versions that belong together: {_STACK}; `lmf-chatts doctor` shows what is installed",
     ),
 )

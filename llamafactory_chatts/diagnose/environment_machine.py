@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from . import gpus as cards
 from .finding import Finding
+from .installs import install
 
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _reachable(found: tuple[cards.Gpu, ...], torch: dict) -> Iterator[Finding]:
     driver, build = found[0].driver, torch.get("cuda")
     if build is None and not torch.get("hip"):
         what = f"torch {torch['version']} is built without CUDA, there are {len(found)} cards (driver {driver})"
-        fix = "Run: pip install --force-reinstall torch torchvision torchaudio"
+        fix = f"Run: {install('torch', 'torchvision', 'torchaudio', options='--force-reinstall')}"
         yield Finding(
             "error", "gpu", what, fix=f"{fix} (a build for CUDA: its --index-url is on PyTorch's install page)"
         )

@@ -8,16 +8,16 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .finding import Finding
 from .gpus import gpus
+from .installs import OURS, install, requirements, supports
 
 
 if TYPE_CHECKING:
     from .environment import Machine
 
-OURS = "llamafactory-chatts"
 WITHOUT_THEM = {
     "liger-kernel": "enable_liger_kernel then uses PyTorch's own operations, about a quarter slower",
     "bitsandbytes": "needed for quantization_bit: 4 or 8",
@@ -26,7 +26,6 @@ WITHOUT_THEM = {
 }
 """Packages that a training can do without."""
 
-EXTRAS = ("quantization", "deepspeed")
 FAMILY = ("torch", "torchvision", "torchaudio")
 
 
@@ -35,32 +34,6 @@ def version_of(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def requirements(extras: tuple[str, ...] = EXTRAS) -> list[Any]:
-    """Return what this package requires, read by ``packaging``: from its metadata, or the pyproject.toml beside it.
-
-    The metadata are the one home of the supported ranges. Empty when the package lies on a path without either.
-    """
-    from packaging.requirements import Requirement
-
-    try:
-        lines = importlib.metadata.requires(OURS) or []
-        read = [Requirement(line) for line in lines]
-        wanted = [{"extra": extra} for extra in ("", *extras)]
-        return [one for one in read if one.marker is None or any(map(one.marker.evaluate, wanted))]
-    except importlib.metadata.PackageNotFoundError:
-        pass
-
-    import tomllib
-
-    file = Path(__file__).parents[2] / "pyproject.toml"
-    if not file.is_file():
-        return []
-
-    project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
-    lines = project["dependencies"] + [one for name in extras for one in project["optional-dependencies"][name]]
-    return [one for one in map(Requirement, lines) if one.marker is None or one.marker.evaluate()]
 
 
 def python(machine: "Machine") -> Iterator[Finding]:
@@ -104,18 +77,14 @@ def supported_ranges(machine: "Machine") -> Iterator[Finding]:
             missing = WITHOUT_THEM.get(requirement.name)
             level = "warning" if requirement.name == "liger-kernel" else "note" if missing else "error"
             what = "not installed" + (f": {missing}" if missing else "")
-            yield Finding(level, requirement.name, what, fix=f"Run: pip install '{_plain(requirement)}'")
+            yield Finding(level, requirement.name, what, fix=f"Run: {install(requirement.name)}")
         elif not requirement.specifier.contains(found, prereleases=True):
             what = f"{found} is installed, supported is {requirement.specifier}"
-            yield Finding("error", requirement.name, what, fix=f"Run: pip install '{_plain(requirement)}'")
+            yield Finding("error", requirement.name, what, fix=f"Run: {install(requirement.name)}")
         else:
             fine.append(f"{requirement.name} {found}")
 
     yield Finding("ok", "versions", "supported: " + ", ".join(fine))
-
-
-def _plain(requirement: Any) -> str:
-    return f"{requirement.name}{requirement.specifier}"
 
 
 def _build(version: str) -> str:
@@ -127,7 +96,7 @@ def torch_family(machine: "Machine") -> Iterator[Finding]:
     """torch, torchvision and torchaudio are builds of one release, for one CUDA, and can be imported together."""
     versions = {name: version_of(name) for name in FAMILY}
     if versions["torch"] is None:
-        yield Finding("error", "torch", "not installed", fix="Run: pip install torch torchvision torchaudio")
+        yield Finding("error", "torch", "not installed", fix=_together("0"))
         return
 
     answers = machine.torch
@@ -166,7 +135,10 @@ def torch_family(machine: "Machine") -> Iterator[Finding]:
 
 
 def _together(torch: str) -> str:
-    """Return the command that installs the three from one place."""
+    """Return the command that installs the three from one place; of a torch out of range, those of the range."""
+    if not supports("torch", torch):
+        return f"Run: {install(*FAMILY, options='--force-reinstall')}"
+
     plain, build = torch.partition("+")[0], _build(torch)
     minor = plain.split(".")[1]
     vision = f"0.{int(minor) + 15}.*" if minor.isdigit() else "*"
@@ -229,7 +201,8 @@ def deepspeed(machine: "Machine") -> Iterator[Finding]:
     error = (machine.torch.get("deepspeed") or {}).get("error")
     if error:
         lost = "No module named 'distutils'" in error  # not in Python 3.12 any more; setuptools brings it
-        fix = "pip install setuptools" if lost else f"pip install --force-reinstall --no-deps deepspeed=={version}"
+        again = f"deepspeed=={version}" if supports("deepspeed", version) else "deepspeed"
+        fix = "pip install setuptools" if lost else install(again, options="--force-reinstall --no-deps")
         yield Finding("error", "deepspeed", f"{version} cannot be imported: {error}", fix=f"Run: {fix}")
         return
 

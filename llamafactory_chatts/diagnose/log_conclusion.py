@@ -7,7 +7,6 @@ from typing import Any
 from ..core.errors import shorten
 from .causes import Cause, all_causes, fill
 from .diagnosis import Diagnosis
-from .log_facts import Facts
 from .log_lines import Line
 from .log_reading import Reading
 from .log_signals import FROM_OUTSIDE, ended_by_signal, explain_signal, interrupted, quote
@@ -72,7 +71,9 @@ def _uncaught(reading: Reading, only_after_success: bool) -> list[Trace]:
 
     if not last:
         alone = [trace for trace in reading.tracebacks.alone if not _is_wrapper(trace)]
-        last = {trace.number: trace for trace in alone if not only_after_success or trace.number > reading.facts.finished}
+        last = {
+            trace.number: trace for trace in alone if not only_after_success or trace.number > reading.facts.finished
+        }
 
     rank = reading.facts.root.get("rank")
     first = int(rank[1].split()[0]) if rank else None
@@ -81,7 +82,11 @@ def _uncaught(reading: Reading, only_after_success: bool) -> list[Trace]:
 
 def _is_wrapper(trace: Trace) -> bool:
     kind = trace.kind.rsplit(".", 1)[-1]
-    return kind in _WRAPPERS or (kind == "CalledProcessError" and any(word in trace.message for word in _LAUNCHED))
+    return (
+        kind in _WRAPPERS
+        or "See root cause above" in trace.message
+        or (kind == "CalledProcessError" and any(word in trace.message for word in _LAUNCHED))
+    )
 
 
 def _is_peer(trace: Trace) -> bool:
@@ -141,7 +146,9 @@ def _by_complaint(reading: Reading, traces: list[Trace], code: int | None) -> Di
 
     for line in [*reading.complaints, *reading.late]:
         for cause in all_causes():
-            if not (cause.benign or cause.general or cause.peer) and (match := cause.match(line.text, phase=reading.facts.phase)):
+            if not (cause.benign or cause.general or cause.peer) and (
+                match := cause.match(line.text, phase=reading.facts.phase)
+            ):
                 return _diagnosis(cause, match, line)
 
     return None
@@ -236,5 +243,3 @@ def _without_end(reading: Reading) -> list[Diagnosis]:
         ]
 
     return []
-
-

@@ -58,6 +58,12 @@ _VERSION = re.compile(
     r"(?:[- ]version)?[\"'`]?(?:\s*[:=@]{1,2}\s*|\s+(?:version\s*:?\s*)?|-)v?[\"'`]?(?P<version>\d+\.\d+[\w.+]*)",
     re.IGNORECASE,
 )
+_NAMED = (
+    "orch", "ransformers", "actory", "peft", "PEFT", "trl", "TRL", "atasets", "ccelerate", "peed", "bytes", "riton",
+    "okenizers", "flash", "vllm", "numpy", "pyarrow", "safetensors", "liger", "CUDA", "ython",
+)  # fmt: skip
+"""Parts of those names, which spare the pattern on most lines."""
+
 _INTERESTING = re.compile(r"exit|ignal|oom[-_ ]|OOM|memory|died with|Fatal Python").search
 
 
@@ -104,7 +110,7 @@ class Facts:
         if "compute dtype: torch.float16" in text:
             self.half = True
 
-        if len(text) < 300:
+        if len(text) < 300 and "." in text and any(name in text for name in _NAMED):
             for found in _VERSION.finditer(text):
                 name = found["name"].lower().replace("pytorch", "torch").replace("_", "-").replace("llama-f", "llamaf")
                 self.versions.setdefault(name, found["version"].rstrip("."))

@@ -21,7 +21,8 @@ _EXCEPTION = re.compile(
 )
 _ALONE = re.compile(
     r"^(?:[EC]\s+|\W{0,4}(?:ERROR|CRITICAL|FATAL)\W{1,4})?"
-    r"((?:[A-Za-z_]\w*\.)*(?:[A-Z]\w*(?:Error|Exception|Interrupt|Failed|Failure)|ArrowInvalid|OutOfMemory))(?:: (.*))?$"
+    r"((?:[A-Za-z_]\w*\.)*(?:[A-Z]\w*(?:Error|Exception|Interrupt|Failed|Failure)|ArrowInvalid|OutOfMemory))(?:: "
+    r"(.*))?$"
 )
 _TERMINATED = re.compile(r"^terminate called after throwing an instance of '([\w:]+)'")
 _INSIDE = re.compile(r"^(?:\s|-{2,}>|\d+ |[│|]|~+$|\.{3,}|…|\[\.{3}\]|\[\d+ (?:lines|frames) |$)")

@@ -21,10 +21,11 @@ _TIME = re.compile(
     r"\[?\d\d:\d\d:\d\d(?:[.,]\d+)?\]? )"
 )
 _WHO = re.compile(
-    r"^(?:\((?:[\w.:<>]+ )?pid=\d+(?:, ip=[\d.]+)?\) |\[\d+,\d+\]<std(?:err|out)>: ?|std(?:err|out): |"
-    r"(?:\d{1,4}|\d+\.\d+\.\d+\.\d+|(?:[A-Za-z][\w.]*[-_.])?(?:worker|master|node|host|rank|gpu|trainer|pod)[\w.-]*\d+|"
-    r"\[(?:pod|worker|node)\S*\])(?: +\|(?= )|:) )"
-)  # Ray, mpirun, a launcher's pipe, srun -l and pdsh, containers
+    r"^(?:\((?:[\w.:<>-]+ )?pid=\d+(?:, ip=[\d.]+)?\) |\[\d+,\d+\]<std(?:err|out)>: ?|std(?:err|out): |"
+    r"(?:\d{1,4}|\d+\.\d+\.\d+\.\d+|(?:[A-Za-z][\w.]*[-_.])?(?:worker|master|node|host|rank|gpu|trainer|"
+    r"pod)[\w.-]*\d+|"
+    r"\[(?:pod|worker|node)\S*\])(?: +\|(?= )|:) |(?:ERROR|WARNING|INFO) \d\d-\d\d \d\d:\d\d:\d\d \[[\w./]+:\d+\] ?)"
+)  # Ray, mpirun, a launcher's pipe, srun -l and pdsh, containers, vLLM
 _RANK = re.compile(r"^\[(?:rank|default)[ _]?(\d+)\]: ?", re.IGNORECASE)
 _BAR_NAME = re.compile(rb"([A-Z][\w ]+?)(?: \([^)]*\))?:\s+\d+%\|")
 _BAR = re.compile(r"^.{0,200}?\d+%\|[^|]*\|\s*[\d.]+\w*/[\d.]+\w* \[[^\]]*\]\s*")

@@ -1,6 +1,5 @@
 """A log, read once: what is kept of it, and what ``doctor`` says about it."""
 
-import re
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +13,14 @@ from .log_signals import quote
 from .log_tracebacks import Tracebacks
 
 
-_COMPLAINT = re.compile(
-    r"error|exception|fail|fatal|cannot|can't|could not|couldn't|unable|not found|no such|not support|unsupported|"
-    r"invalid|mismatch|missing|denied|refused|expected|too (?:old|new)|abort|not installed|unknown|unrecognized|"
-    r"incompatible|what\(\):|killed",
-    re.IGNORECASE,
-)
+_COMPLAINTS = (
+    "error", "exception", "fail", "fatal", "cannot", "can't", "could not", "couldn't", "unable", "not found",
+    "no such", "not support", "unsupported", "invalid", "mismatch", "missing", "denied", "refused", "expected",
+    "too old", "too new", "too small", "abort", "not installed", "unknown", "unrecognized", "incompatible",
+    "what():", "killed", "not allowed",
+)  # fmt: skip
+"""Words of lines that speak of something wrong."""
+
 _FIRST, _LAST = 40, 80
 """Complaints kept from the beginning of a log, and from its end."""
 
@@ -66,8 +67,15 @@ def diagnose_log(path: Path, exit_code: int | None = None) -> list[Diagnosis]:
             f"the log cannot be read: {err.strerror or err}", str(path), "Give the path of a text file"
         ) from err
 
-    found = conclude(reading, exit_code)
-    return [*found, *_numbers(reading.facts)]
+    found, numbers = conclude(reading, exit_code), _numbers(reading.facts)
+    silent = exit_code is None and not reading.facts.code and not reading.tracebacks.all()
+    return [*numbers, *found] if silent else [*found, *numbers]
+
+
+def complains(text: str) -> bool:
+    """Tell whether a line speaks of something wrong."""
+    lower = text[:2000].lower()
+    return any(word in lower for word in _COMPLAINTS)
 
 
 def read(path: Path) -> Reading:
@@ -93,7 +101,7 @@ def read(path: Path) -> Reading:
         if inside:
             continue
 
-        if _COMPLAINT.search(text[:2000]):
+        if text[0] != "{" and complains(text):
             (reading.complaints if len(reading.complaints) < _FIRST else reading.late).append(line)
 
         for word in words:

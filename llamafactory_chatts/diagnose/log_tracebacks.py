@@ -13,7 +13,8 @@ KEPT = 60
 """Tracebacks kept from the beginning of a log, and as many from its end."""
 
 _RECORD = re.compile(
-    r"^(?:\[(?:INFO|WARN|ERROR|20\d\d|rank|\w+\|)|[WEIF]\d{4} |exit code|Traceback|\S+:\d+: \w*Warning|\s*\d+%\||={8,}|"
+    r"^(?:\[(?:INFO|WARN|ERROR|20\d\d|rank|\w+\|)|[WEIF]\d{4} |exit code|Traceback|\S+:\d+: \w*Warning|\s*\d+%\||"
+    r"={8,}|"
     r"\*{5}|[╭╰]─)"
 )
 _MESSAGE_LINES, _MESSAGE_LENGTH, _LINE_LENGTH = 40, 8000, 1000

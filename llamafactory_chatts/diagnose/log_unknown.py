@@ -12,7 +12,8 @@ from .log_tracebacks import Trace
 _LIBRARY = re.compile(r"(?:site|dist)-packages[/\\]([A-Za-z]\w*)")
 _HOST = re.compile(r"\b(llamafactory(?:_chatts)?)[/\\]")
 _NOT_OF_THE_USER = re.compile(
-    r"(?:site|dist)-packages|[/\\]lib[/\\]python3|[/\\]python3?\.?\d*[/\\]lib[/\\]|<frozen|<string>|<__array_function__|"
+    r"(?:site|dist)-packages|[/\\]lib[/\\]python3|[/\\]python3?\.?\d*[/\\]lib[/\\]|<frozen|<string>|"
+    r"<__array_function__|"
     r"llamafactory(?:_chatts)?[/\\]|^/tmp/torchinductor|[/\\](?:torchrun|deepspeed|accelerate|llamafactory-cli)$|"
     r"[/\\]modules[/\\]transformers_modules[/\\]|[/\\]bin[/\\]",
     re.IGNORECASE,
@@ -21,26 +22,58 @@ _SHOWN = 5
 """Lines that are shown of a log without an exception."""
 
 FAMILIES = (
-    ("GPU, driver or CUDA", r"cuda|cublas|cudnn|nvidia|gpu\b|device|kernel|nvcc|triton|sm_\d\d", "`nvidia-smi`, `lmf-chatts doctor`"),
+    (
+        "GPU, driver or CUDA",
+        r"cuda|cublas|cudnn|nvidia|gpu\b|device|kernel|nvcc|triton|sm_\d\d",
+        "`nvidia-smi`, `lmf-chatts doctor`",
+    ),
     ("memory", r"memory|alloc|oom\b|\bshm\b|buffer", "`lmf-chatts plan RECIPE.yaml`"),
-    ("packages that do not fit each other", r"import|module|attribute|keyword argument|version|undefined symbol|deprecat|"
-     r"signature|positional argument|not installed|install|unexpected", "`lmf-chatts doctor` checks the installation"),
-    ("the recipe", r"hparams|hf_?argparser|argument|setting|config|yaml|finetuning|option|parser|omegaconf", "`lmf-chatts doctor RECIPE.yaml`"),
-    ("the dataset", r"dataset|column|row\b|arrow|json|csv|parquet|encod|decod|key ?error|label|prompt|template|"
-     r"converter|preprocess|sample|collat|length|index", "`lmf-chatts check DATASET`"),
-    ("the base, its tokenizer or an adapter", r"tokeniz|vocab|checkpoint|state_dict|weight|shape|size|adapter|lora|peft|embedding|"
-     r"from_pretrained|modeling|dtype|tensor|quanti", "check model_name_or_path and adapter_name_or_path"),
-    ("files, disk or network", r"file|director|path|disk|permission|errno|connection|url|http|hub|cache|download|ssl|"
-     r"save|write|\bread\b|stream", "`df -h`, rights, network"),
-    ("several processes", r"nccl|rank|distributed|process group|rendezvous|store|gloo|ddp|fsdp|zero|deepspeed|"
-     r"collective|timeout|socket|barrier", "the first error of all ranks' output counts"),
-    ("numbers", r"\bnan\b|\binf\b|overflow|scale|gradient|loss|grad|divi|underflow|finite", "learning_rate, precision, the series' values"),
-)  # fmt: skip
+    (
+        "packages that do not fit each other",
+        r"import|module|attribute|keyword argument|version|undefined symbol|deprecat|signature|positional argument|"
+        r"install|unexpected",
+        "`lmf-chatts doctor` checks the installation",
+    ),
+    (
+        "the recipe",
+        r"hparams|hf_?argparser|argument|setting|config|yaml|finetuning|option|parser|omegaconf",
+        "`lmf-chatts doctor RECIPE.yaml`",
+    ),
+    (
+        "the dataset",
+        r"dataset|column|row\b|arrow|json|csv|parquet|encod|decod|key ?error|label|prompt|template|converter|"
+        r"preprocess|sample|collat|length|index",
+        "`lmf-chatts check DATASET`",
+    ),
+    (
+        "the base, its tokenizer or an adapter",
+        r"tokeniz|vocab|checkpoint|state_dict|weight|shape|size|adapter|lora|peft|embedding|from_pretrained|modeling|"
+        r"dtype|tensor|quanti",
+        "check model_name_or_path and adapter_name_or_path",
+    ),
+    (
+        "files, disk or network",
+        r"file|director|path|disk|permission|errno|connection|url|http|hub|cache|download|ssl|save|write|\bread\b|"
+        r"stream",
+        "`df -h`, rights, network",
+    ),
+    (
+        "several processes",
+        r"nccl|rank|distributed|process group|rendezvous|store|gloo|ddp|fsdp|zero-?[123]|deepspeed|collective|timeout|"
+        r"socket|barrier",
+        "the first error of all ranks' output counts",
+    ),
+    (
+        "numbers",
+        r"\bnan\b|\binf\b|overflow|scale|gradient|loss|grad|divi|underflow|finite",
+        "learning_rate, precision, the series' values",
+    ),
+)
 """Family, words that speak for it, where to look."""
 
 
 def unknown(reading: Reading, traces: list[Trace]) -> Diagnosis:
-    """Name the exception with the user's innermost line and the library that raised it, or the last lines; no guess."""
+    """Name the exception, the user's innermost line and the library that raised it, or the last lines."""
     if not traces:
         shown = [quote(line) for line in list(reading.tail)[-_SHOWN:]] or ["the log is empty"]
         words = " ".join(line.text for line in reading.tail)
@@ -67,7 +100,8 @@ def unknown(reading: Reading, traces: list[Trace]) -> Diagnosis:
 
     texts = [trace.text, *(str(frame) for frame in trace.frames[-3:])]
     return Diagnosis(
-        f"cause not recognised; {who} ended with this exception",
+        f"cause not recognised; {who} ended with this exception"
+        + (f" of your own code ({trace.frame})" if mine else ""),
         quote(trace_line(trace)),
         said + _most_likely(texts),
         "likely",
@@ -100,7 +134,9 @@ def _most_likely(texts: list[str]) -> str:
     """Return the three families that most words speak for; the exception's own words count more than its place."""
     weights = [4] + [1] * (len(texts) - 1)
     points = [
-        sum(w * len({hit.lower() for hit in re.findall(words, text, re.IGNORECASE)}) for w, text in zip(weights, texts))
+        sum(
+            w * len({hit.lower() for hit in re.findall(words, text, re.IGNORECASE)}) for w, text in zip(weights, texts)
+        )
         for _, words, _ in FAMILIES
     ]
     order = sorted(range(len(FAMILIES)), key=lambda index: -points[index])[:3]

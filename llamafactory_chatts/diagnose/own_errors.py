@@ -1,8 +1,8 @@
 """The errors of this package in a log that shows no exception's name: the package's source is the table of its texts.
 
 ``lmf-chatts`` prints an error as one line, the API answers with it, and people copy the last line only. The sentences
-of the source, with anything in place of their fields, are looked for in the lines: what is wrong, and the fix behind it
-(see :class:`ChatTSError`).
+of the source, with anything in place of their fields, are looked for in the lines: what is wrong, and the fix behind
+it (see :class:`ChatTSError`).
 """
 
 import ast
@@ -16,14 +16,22 @@ from .log_lines import Line
 
 PACKAGE = Path(__file__).parents[1]
 ENOUGH, ENOUGH_ALONE = 17, 18
-"""Letters that what and fix together must have besides their fields to be told from other texts; and what by itself."""
+"""Letters that what and fix together must have besides their fields, to be told from other texts; what by itself."""
 
 _LEAST_OF_EACH, _LEAST_WORDS = 5, 2
 _NAMES = ("what", "why", "reason", "problem", "text", "message", "wrong")
 """Variables in which a function keeps the text of an error until it raises it."""
 
-_RAISERS = {"ChatTSError": 0, "Problem": 1, "Finding": 2, "add": 1, "raise_if_any": 0, "NotThisFormat": 0, "Rejected": 0}
-"""What is called with the text of an error, and which of its arguments that is; ``fix`` stands two or one behind it."""
+_RAISERS = {
+    "ChatTSError": 0,
+    "Problem": 1,
+    "Finding": 2,
+    "add": 1,
+    "raise_if_any": 0,
+    "NotThisFormat": 0,
+    "Rejected": 0,
+}
+"""What is called with the text of an error, and which argument that is; ``fix`` stands one or two behind it."""
 
 _DOCTORS = ("cause", "log_conclusion", "log_signals", "log_unknown", "own_")
 _FIELD = r".{0,300}?"
@@ -97,9 +105,7 @@ def patterns() -> tuple[re.Pattern[str], ...]:
     """Return the patterns of all errors; the rules and answers of ``doctor`` itself are none."""
     here = Path(__file__).parent
     files = [
-        path
-        for path in sorted(PACKAGE.rglob("*.py"))
-        if path.parent != here or not path.name.startswith(_DOCTORS)
+        path for path in sorted(PACKAGE.rglob("*.py")) if path.parent != here or not path.name.startswith(_DOCTORS)
     ]
     found = {one for path in files for one in patterns_of(path.read_text(encoding="utf-8"))}
     return tuple(map(re.compile, sorted(found)))

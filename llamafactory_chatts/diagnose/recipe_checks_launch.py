@@ -9,6 +9,7 @@ from typing import Any
 
 from ..core.errors import shorten
 from .finding import Finding
+from .installs import install
 from .recipe_context import Context
 
 
@@ -79,7 +80,7 @@ def packages(context: Context) -> Iterator[Finding]:
 
     if context.on("enable_liger_kernel") and not is_installed("liger-kernel"):
         what = "liger-kernel is not installed: slower, more memory for activations"
-        fix = "Run: pip install liger-kernel"
+        fix = f"Run: {install('liger-kernel')}"
         yield Finding("warning", "enable_liger_kernel", what, context.recipe.where("enable_liger_kernel"), fix)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from ..diagnose.installs import install
 from .compat import patch
 from .loading import chatts_config, is_chatts_model
 
@@ -97,7 +98,7 @@ def go_on_without_liger(parser: Any, name: str) -> None:
                     model_args.enable_liger_kernel = False
                     parser.logger.warning_rank0(
                         f"enable_liger_kernel: liger-kernel is not installed, {WITHOUT_LIGER} "
-                        "To mend it: pip install liger-kernel"
+                        f"To mend it: {install('liger-kernel')}"
                     )
 
             original(model_args, *args, **kwargs)

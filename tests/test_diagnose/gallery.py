@@ -29,8 +29,9 @@ torchrun, which ends the other ranks after a failure: then the first failure is 
 137 or 247) is blamed on memory only when the log shows the kernel's out-of-memory killer; else doctor says where
 to look.
 
-An error that no rule knows is called "not recognised", with the last exception or the last five lines, and no
-guess.
+An error that no rule knows is called "not recognised": the exception, or the last five lines; the innermost line of
+your own code, the library that raised it with its version where the log shows it, and the three families of failures
+that its words speak for most.
 
 """
 

@@ -92,7 +92,7 @@ class TestPackages:
         installed(transformers="4.57.0", trl=None, bitsandbytes=None)
         found = by_subject(environment_packages.supported_ranges(machine()))
         assert found["transformers"].level == "error" and "4.57.0 is installed" in found["transformers"].what
-        assert found["transformers"].fix == "Run: pip install 'transformers<5.6,>=5.5'"
+        assert found["transformers"].fix == "Run: pip install 'transformers>=5.5,<5.6'"
         assert found["trl"].level == "error" and found["trl"].what == "not installed"
         assert found["bitsandbytes"].level == "note" and "quantization_bit" in found["bitsandbytes"].what
 

@@ -1,4 +1,4 @@
-"""How tracebacks reach a log: without their head, boxed, from notebooks, prefixed, interleaved, shortened, on Windows."""
+"""How tracebacks reach a log: without head, boxed, from notebooks, prefixed, interleaved, shortened, on Windows."""
 
 import pytest
 
@@ -101,11 +101,15 @@ FORMS = {
     "own prefix on every line": prefixed(PLAIN, "train.log> "),
     "indented": prefixed(PLAIN, "      "),
     "shortened": PLAIN.replace('  File "/home/user/env', '...\n[... 12 lines omitted ...]\n  File "/home/user/env'),
-    "shortened by words": PLAIN.replace("    main()\n", "    main()\n  [Previous line repeated 3 more times]\n(omitted)\n"),
+    "shortened by words": PLAIN.replace(
+        "    main()\n", "    main()\n  [Previous line repeated 3 more times]\n(omitted)\n"
+    ),
     "two ranks in turns": interleaved(PLAIN, PLAIN),
     "a bar inside": PLAIN.replace("    main()\n", "    main()\n  3%|x   | 12/400 [00:40<21:40,  3.35s/it]\n"),
     "data loader": (
-        "Traceback (most recent call last):\n" + FRAMES + "ValueError: Caught ValueError in DataLoader worker process 0.\n"
+        "Traceback (most recent call last):\n"
+        + FRAMES
+        + "ValueError: Caught ValueError in DataLoader worker process 0.\n"
         "Original Traceback (most recent call last):\n" + FRAMES + KNOWN + "\n"
     ),
     "group": prefixed(PLAIN, "  | "),
@@ -135,7 +139,10 @@ def test_the_cause_is_found_in_every_form(write, form, end):
         ("rich", Frame(f"{SITE}/transformers/trainer.py", "2206", "train")),
         ("notebook", Frame(f"{SITE}/llamafactory/data/loader.py", "82", "_load_single_dataset")),
         ("older notebook", Frame(f"{SITE}/llamafactory/data/loader.py", "", "_load_single_dataset")),
-        ("windows", Frame("C:\\envs\\x\\Lib\\site-packages\\llamafactory\\data\\loader.py", "82", "_load_single_dataset")),
+        (
+            "windows",
+            Frame("C:\\envs\\x\\Lib\\site-packages\\llamafactory\\data\\loader.py", "82", "_load_single_dataset"),
+        ),
         ("without head", Frame(f"{SITE}/transformers/trainer.py", "2206", "train")),
         ("pod and rank", Frame(f"{SITE}/transformers/trainer.py", "2206", "train")),
     ],
@@ -146,7 +153,16 @@ def test_the_innermost_frame_is_read(write, form, last):
 
 @pytest.mark.parametrize(
     "text",
-    ["0 errors: none", "gpu: NVIDIA", "12345: number", "host: a", "master: b", "time: 12:00:00 later", "(pid=7)", "rank: 0"],
+    [
+        "0 errors: none",
+        "gpu: NVIDIA",
+        "12345: number",
+        "host: a",
+        "master: b",
+        "time: 12:00:00 later",
+        "(pid=7)",
+        "rank: 0",
+    ],
 )
 def test_what_only_looks_like_a_prefix_stays(text):
     assert clean(text.encode())[0] == text

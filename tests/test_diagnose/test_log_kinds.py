@@ -17,9 +17,7 @@ HEAD = (
 )
 KINDS = yaml.safe_load((Path(__file__).parent / "kinds.yaml").read_text(encoding="utf-8"))
 CASES = [
-    pytest.param(kind, log, id=f"{kind['kind']} {number}")
-    for kind in KINDS
-    for number, log in enumerate(kind["logs"])
+    pytest.param(kind, log, id=f"{kind['kind']} {number}") for kind in KINDS for number, log in enumerate(kind["logs"])
 ]
 
 
@@ -40,7 +38,9 @@ def diagnose(tmp_path):
 
 
 def agrees(found, kind) -> bool:
-    return bool(found) and bool(re.search(kind["cause"], found[0].cause)) and bool(re.search(kind["fix"], found[0].fix))
+    return (
+        bool(found) and bool(re.search(kind["cause"], found[0].cause)) and bool(re.search(kind["fix"], found[0].fix))
+    )
 
 
 @pytest.mark.parametrize(("kind", "log"), CASES)

@@ -206,7 +206,11 @@ class TestCommand:
 
             said = capsys.readouterr().err
             found = diagnose(f"{said}exit code {code}\n")
-            assert code == 2 and found and not found[0].cause.startswith("cause not recognised"), (arguments, said, found)
+            assert code == 2 and found and not found[0].cause.startswith("cause not recognised"), (
+                arguments,
+                said,
+                found,
+            )
 
     def test_words_that_argparse_refuses(self, diagnose):
         text = "usage: lmf-chatts plan [-h]\nlmf-chatts plan: error: unrecognized arguments: --vramm 11\n"
