@@ -74,6 +74,18 @@ CAUSES = (
         "download elsewhere and give the local folder",
     ),
     rule(
+        r"(?:modelscope|ModelScope)[^\n]*(?:NotExistError|not exists?\b|404)|NotExistError|404 Client Error|"
+        r"EntryNotFoundError",
+        "the Hub (or ModelScope) has no such model, dataset or file",
+        "Correct the name: USER/NAME as its page shows it, on the hub that is asked (USE_MODELSCOPE_HUB=1 asks "
+        "ModelScope)",
+    ),
+    rule(
+        r"hf_transfer['\"]? package is not available|HF_HUB_ENABLE_HF_TRANSFER",
+        "HF_HUB_ENABLE_HF_TRANSFER=1 is set, and its package is not installed",
+        "unset HF_HUB_ENABLE_HF_TRANSFER, or pip install hf_transfer",
+    ),
+    rule(
         r"GatedRepoError|Access to model (?P<repo>\S+) is restricted|Cannot access gated repo",
         "the model on the Hub is gated and this account has no access",
         "Accept its terms on the model page, then `hf auth login`, or give a local folder",

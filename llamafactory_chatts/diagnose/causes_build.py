@@ -113,6 +113,7 @@ CAUSES = (
         "/usr/lib/wsl/lib); "
         "the others come with the CUDA toolkit: set CUDA_HOME and LIBRARY_PATH=$CUDA_HOME/lib64",
         needles=("cannot find -l",),
+        benign=True,
         explains=_COMPILING,
     ),
     rule(

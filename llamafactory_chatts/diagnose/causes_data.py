@@ -138,7 +138,8 @@ CAUSES = (
         "Save it as UTF-8 without BOM: `iconv -f GB18030 -t UTF-8 OLD > NEW`; `lmf-chatts prepare` reads GBK files",
     ),
     rule(
-        r"length of packed example should be identical|packed (?:example|sequence)s?[^\n]*length|"
+        r"[Nn]eat packing (?:is|requires)[^\n]*|length of packed example should be identical|packed (?:example|"
+        r"sequence)s?[^\n]*length|"
         r"cu_?seqlens?[^\n]*(?:must|mismatch|shape|expected)|"
         r"position_ids[^\n]*packed|attention_mask_in_length",
         "packing: the pieces of a packed row do not have the length that was counted for them",

@@ -98,6 +98,48 @@ CAUSES = (
         explains=r"nccl|NCCL|peer|timeout|Timeout|ChildFailed",
     ),
     rule(
+        r"no socket interface found|[Nn]o usable (?:network )?interface|NCCL_SOCKET_IFNAME[^\n]*(?:not found|no "
+        r"match)",
+        "NCCL finds no network card by the name that is set, or none at all",
+        "`ip addr` lists them: set NCCL_SOCKET_IFNAME (and GLOO_SOCKET_IFNAME) to the card that connects the nodes, "
+        "on every node",
+        needles=("no socket interface found",),
+    ),
+    rule(
+        r"RTX 4000 series doesn't support faster communication|peer access is not supported between these two "
+        r"devices|NVLS[^\n]*(?:fail|error)|"
+        r"Failed to bind NVLink SHARP",
+        "these GPUs cannot exchange memory the way NCCL tries it (peer to peer, NVLink multicast)",
+        "Set NCCL_P2P_DISABLE=1 and NCCL_IB_DISABLE=1 on consumer cards; NCCL_NVLS_ENABLE=0 where the multicast "
+        "(NVLS) fails",
+        needles=("Failed to bind NVLink SHARP",),
+    ),
+    rule(
+        r"monitoredBarrier[^\n]*|[Bb]arrier[^\n]*(?:timed out|timeout)",
+        "one process did not reach a barrier in time",
+        "Find the process that hung: the rank that prints nothing; if it only needs longer, raise ddp_timeout",
+    ),
+    rule(
+        r"checkpoint being loaded used a DP world size of (?P<old>\d+) but the current world size is (?P<new>\d+)",
+        "the DeepSpeed checkpoint was written by {old} processes, now there are {new}",
+        "Resume with as many processes, or make whole weights of it (`python zero_to_fp32.py . OUT`) and start from "
+        "them",
+    ),
+    rule(
+        r"validation errors? for DeepSpeed\w+\s+(?P<key>[\w.]+)",
+        "the DeepSpeed file has a value of the wrong kind: {key}",
+        'Write a whole number (or "auto") there, as in examples/deepspeed; older DeepSpeed takes no fractions from '
+        '"auto"',
+    ),
+    rule(
+        r"fp16 (?:mode )?and (?:bf16|bfloat16)[^\n]*(?:simultaneously|both)|bfloat16 and fp16 modes cannot|Found "
+        r"`?(?:optimizer|scheduler)`? configured in the "
+        r"DeepSpeed config",
+        "the DeepSpeed file and the recipe set the same thing twice (precision, optimizer, scheduler)",
+        'Write "auto" for fp16 and bf16 in the DeepSpeed file and remove its optimizer and scheduler, as in '
+        "examples/deepspeed",
+    ),
+    rule(
         r"ncclSystemError|NCCL WARN .*Call to connect .* failed|ncclRemoteError|unhandled system error",
         "NCCL could not set up its connections",
         "Run again with NCCL_DEBUG=INFO and read the first WARN; NCCL_SOCKET_IFNAME names the network card, "

@@ -139,7 +139,8 @@ CAUSES = (
         lambda match: f"{install(match['name'])}, or remove it from report_to",
     ),
     rule(
-        r"FlashAttention2 has been toggled on, but it cannot be used|flash_attn seems to be not installed|"
+        r"No module named 'flash_attn|FlashAttention2 has been toggled on, but it cannot be used|flash_attn seems to "
+        r"be not installed|"
         r"the package flash_attn .*not installed",
         "flash_attn: fa2 is set, but the package flash-attn is not installed",
         "Set flash_attn: sdpa, which needs no package",
@@ -166,6 +167,40 @@ CAUSES = (
         r"No module named 'tomllib'",
         "this Python is too old",
         "Make an environment with Python 3.11 or newer and install into it",
+    ),
+    rule(
+        r"Failed (?:building wheel for|to build)(?: installable wheels for some pyproject\.toml based projects)? "
+        r"\(?(?P<name>flash[-_]attn)|"
+        r"flash[-_]attn[^\n]*(?:subprocess-exited-with-error|metadata-generation-failed)",
+        "flash-attn could not be built here",
+        "Leave it out: flash_attn: sdpa needs no package, and ChatTS packs without it",
+        needles=("flash-attn", "flash_attn"),
+    ),
+    rule(
+        r"Failed (?:building wheel for|to build)(?: installable wheels for some pyproject\.toml based projects)? "
+        r"\(?(?P<name>[\w-]+)|"
+        r"metadata-generation-failed|subprocess-exited-with-error",
+        "pip could not build a package on this machine",
+        "Use Python 3.11 with `pip install -r requirements.lock`, which has wheels; else read the compiler's first "
+        "error above "
+        "(build-essential, python3-dev)",
+        "likely",
+        needles=("Failed building wheel", "Failed to build", "metadata-generation-failed"),
+    ),
+    rule(
+        r"(?P<cmd>llamafactory-cli|lmf-chatts|torchrun|deepspeed|accelerate)['\"]?: (?:command )?not found|command "
+        r"not found: (?P<zsh>[\w-]+)|"
+        r"'(?P<cmdexe>[\w-]+)' (?:is not recognized as|不是内部或外部命令)",
+        lambda m: f"the command {m['cmd'] or m['zsh'] or m['cmdexe']} was not found",
+        "Activate the environment in which it is installed (source VENV/bin/activate), or install it there",
+        needles=("command not found", ": not found", "is not recognized as"),
+    ),
+    rule(
+        r"unsloth",
+        "use_unsloth is set; unsloth replaces the model's classes and cannot train ChatTS",
+        "Remove use_unsloth; enable_liger_kernel: true and use_unsloth_gc: true save memory without it",
+        frame=r"llamafactory|unsloth|version|metadata|^$",
+        general=True,
     ),
     rule(
         r"ResolutionImpossible|Cannot install [^\n]+ because these package versions have conflicting dependencies|"

@@ -101,6 +101,13 @@ CAUSES = (
         "likely",
     ),
     rule(
+        r"No such file or directory:? ['\"]?(?P<file>[^'\"\n]*-\d{5}-of-\d{5}\.(?:safetensors|bin))|does not appear "
+        r"to have (?:a file|files) "
+        r"named [^\n]*?(?P<part>[\w-]*-\d{5}-of-\d{5}\.\w+)",
+        lambda m: f"a part of the weights is missing, the download is not complete: {m['file'] or m['part']}",
+        "Download the missing files again (`hf download NAME`); `ls -l` beside the index shows which",
+    ),
+    rule(
         r"Error while deserializing header: |incomplete metadata, file not fully covered|InvalidHeaderDeserialization|"
         r"PytorchStreamReader failed|failed finding central directory",
         "a weight file is damaged or was not downloaded to its end",
@@ -114,7 +121,9 @@ CAUSES = (
     rule(
         r"does not appear to have a file named (?P<name>\S+?)\.? ",
         "the model folder lacks {name}",
-        "Correct model_name_or_path, or complete the download",
+        "Correct model_name_or_path, or complete the download; an adapter's folder goes into adapter_name_or_path, "
+        "its base "
+        "into model_name_or_path",
     ),
     rule(
         r"Can't find '?adapter_config\.json'? at '?(?P<path>[^'\s]+)",

@@ -180,7 +180,8 @@ CAUSES = (
         needles=("uncorrectable ECC error", "GPU is lost", "fallen off the bus"),
     ),
     rule(
-        r"doesn't support bf16/gpu|does not support bfloat16|doest not suppo?rt bfloat16|bf16 is not supported "
+        r"doesn't support bf16/gpu|Bfloat16 is only supported on GPUs|does not support bfloat16|doest not suppo?rt "
+        r"bfloat16|bf16 is not supported "
         r"on this",
         "this device has no bf16",
         "Set bf16: false and fp16: true on cards before Ampere (RTX 20 series, V100, T4); use_cpu: true where "

@@ -258,6 +258,14 @@ CAUSES = (
         "Set flash_attn: sdpa, or bf16: true (fp16: true) for the model",
     ),
     rule(
+        r"KeyError: ['\"](?P<kind>[a-z][\w.-]*)['\"]",
+        "this transformers does not know the model type {kind}: it is older than the model, or the plug-in that "
+        "brings it is "
+        "not active in this environment",
+        f"{_TRANSFORMERS}; `lmf-chatts doctor` shows whether the plug-in is active",
+        frame=r"configuration_auto|auto_factory|modeling_auto|tokenization_auto|processing_auto",
+    ),
+    rule(
         r"rope_scaling`? must be a dictionary|KeyError: '(?:rope_type|rope_theta|type)'",
         "config.json describes the rotary positions as another transformers writes them",
         f"{_TRANSFORMERS}, or take config.json from the base's page again",
@@ -266,7 +274,8 @@ CAUSES = (
     rule(
         r"(?:HeaderTooLarge|header too large|HeaderTooSmall)|invalid load key, '(?P<key>[^']+)'|version "
         r"https://git-lfs",
-        "a weight file is no weight file: a Git LFS pointer or a page of text stands in its place",
+        "a weight file is damaged or none at all: a Git LFS pointer, a page of text or a broken download stands in "
+        "its place",
         "`ls -l` shows files of a few hundred bytes: `git lfs pull`, or download them again",
     ),
     rule(
@@ -280,6 +289,25 @@ CAUSES = (
         "the template wants a processor that this base does not bring",
         "Use the template of the base (template: chatts for ChatTS); if it is, the plug-in is not active: "
         "`lmf-chatts doctor`",
+    ),
+    rule(
+        r"pop from an empty deque|INFLIGHT",
+        "ZeRO-3: the modules ran in another order than in the pass before, so its prefetching lost track",
+        "Set stage3_prefetch_bucket_size: 0 in the DeepSpeed file, or use ZeRO-2; no generation or evaluation "
+        "between the "
+        "steps of ZeRO-3",
+        "likely",
+    ),
+    rule(
+        r"[`']?\.(?:to|cuda|half|float)\(?\)?[`']? is not supported for [`']?(?:4|8)-bit|Calling `?cuda\(\)`? is not "
+        r"supported for",
+        "a quantised model was moved or converted, which bitsandbytes refuses",
+        "Load it where it shall run (device_map) and leave out .to(), .cuda() and .half()",
+    ),
+    rule(
+        r"[Oo]nly Tensors of floating point (?:and complex )?dtype can require gradients",
+        "quantised (integer) weights are to be trained",
+        "Set finetuning_type: lora with quantization_bit, or take the 16-bit base without it",
     ),
     rule(
         r"Cannot resize embedding layers of a quantized model",

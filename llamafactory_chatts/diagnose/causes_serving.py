@@ -89,7 +89,8 @@ CAUSES = (
         needles=("When localhost is not accessible",),
     ),
     rule(
-        r"TypeError: (?:argument of type 'bool' is not iterable|unhashable type: 'dict')|schema\.get|is not a known "
+        r"TypeError: (?:argument of type 'bool' is not iterable|unhashable type: 'dict')|schema\.get|"
+        r"Pydantic\w*Error|is not a known "
         r"gradio",
         "the web page's packages (gradio, gradio_client, pydantic, starlette) do not fit each other",
         f"{install('gradio', options='--upgrade')} with what LLaMA-Factory's own requirements allow; training needs "
@@ -97,7 +98,8 @@ CAUSES = (
         frame=r"gradio|starlette|jinja2|^$",
     ),
     rule(
-        r"\baclnn\w+|\bE[A-Z]\d{4}\b[^\n]*|\bERR\d{5} \w+|The Inner error is reported as above|torch_npu|\bCANN\b|"
+        r"has no attribute 'npu'|\baclnn\w+|\bE[A-Z]\d{4}\b[^\n]*|\bERR\d{5} \w+|The Inner error is reported as "
+        r"above|torch_npu|\bCANN\b|"
         r"\bAscend\b|HCCL|libascend\w*|\bacl(?:rt|op)\w+|NPU "
         r"(?:error|function error)|kernel (?:package|binary)[^\n]*(?:not found|not exist)",
         "an operation of the Ascend NPU failed: its kernels (the CANN kernel package), torch_npu and the driver are "

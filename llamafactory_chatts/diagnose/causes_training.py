@@ -66,6 +66,17 @@ CAUSES = (
         needles=("Current loss scale already at minimum",),
     ),
     rule(
+        r"(?:FloatingPointError|ValueError|RuntimeError)[^\n]*\b(?:nan|NaN|inf)\b|[Ll]oss (?:is|became) (?:nan|NaN|"
+        r"inf)|Function '\w+' "
+        r"returned nan values",
+        "loss or gradients became NaN or infinite",
+        "Go back to a checkpoint from before; lower learning_rate (a tenth), warmup_ratio: 0.1, max_grad_norm: 1.0, "
+        "bf16 in place "
+        "of fp16; check the series for extreme values: `lmf-chatts check`",
+        "likely",
+        general=True,
+    ),
+    rule(
         r"Attempting to unscale FP16 gradients",
         "weights that are trained are stored in fp16, where fp16: true wants them in fp32",
         "Remove pure_bf16/upcast settings that keep trained weights in 16 bit, or use bf16: true; with LoRA the "

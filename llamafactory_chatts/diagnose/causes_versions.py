@@ -84,10 +84,18 @@ CAUSES = (
         f"{install('tensorboard', options='--upgrade')}; or set PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python",
     ),
     rule(
-        r"TypeError: (?P<call>[\w.<>]+?)\(\) got (?:an unexpected keyword argument|multiple values for argument) "
-        r"'(?P<name>\w+)'|(?P<other>\w+) got unexpected keyword argument '?(?P<more>\w+)",
+        r"TypeError: (?P<call>[A-Z]\w*(?:\.[\w<>]+)*|[\w.<>]+\.[\w<>]+)\(\) got (?:an unexpected keyword argument|"
+        r"multiple values for "
+        r"argument) '(?P<name>\w+)'|(?P<other>[A-Z]\w+) got unexpected keyword argument '?(?P<more>\w+)",
         _unexpected,
         _unexpected_fix,
+    ),
+    rule(
+        r"TypeError: (?P<call>\w+)\(\) got (?:an unexpected keyword argument|multiple values for argument) "
+        r"'(?P<name>\w+)'(?P<other>)(?P<more>)",
+        _unexpected,
+        _unexpected_fix,
+        frame=r"(?:site|dist)-packages|llamafactory|^$",
     ),
     rule(
         r"TypeError: (?P<call>[\w.<>]+?)\(\) (?:missing \d+ required (?:positional|keyword-only) arguments?: "

@@ -17,6 +17,7 @@ from .own_errors import own_error
 
 _WRAPPERS = ("ChildFailedError", "SignalException")
 _LAUNCHED = ("torchrun", "launcher", "deepspeed", "accelerate", "bin/python", "-m torch.distributed")
+_NOTES = re.compile(r"^\[(?:INFO|WARNING)\b|\w+Warning: |^WARNING\b|^\s*\[WARNING\]")
 _EXITS = {
     124: ("`timeout` ended the run: its time was over", "Give `timeout` more time; then resume_from_checkpoint: true"),
     126: ("the command could not be executed", "Check its rights (chmod +x) and that it is no folder"),
@@ -81,12 +82,10 @@ def _uncaught(reading: Reading, only_after_success: bool) -> list[Trace]:
 
 
 def _is_wrapper(trace: Trace) -> bool:
-    kind = trace.kind.rsplit(".", 1)[-1]
-    return (
-        kind in _WRAPPERS
-        or "See root cause above" in trace.message
-        or (kind == "CalledProcessError" and any(word in trace.message for word in _LAUNCHED))
-    )
+    """Tell whether an exception only passes on what another process said above it."""
+    kind, said = trace.kind.rsplit(".", 1)[-1], trace.message.partition("\n")[0]
+    launched = kind == "CalledProcessError" and any(word in trace.message for word in _LAUNCHED)
+    return kind in _WRAPPERS or "See root cause above" in said or launched
 
 
 def _is_peer(trace: Trace) -> bool:
@@ -140,11 +139,14 @@ def _by_complaint(reading: Reading, traces: list[Trace], code: int | None) -> Di
     if any(trace.frames for trace in traces):
         return None
 
-    lines = [line for line in reading.tail if not line.text.startswith(("[INFO|", "[WARNING|"))]
+    lines = [line for line in reading.tail if not _NOTES.search(line.text)]
     if (own := own_error(lines, code)) is not None:
         return _passed_on(own[1], own[0])
 
     for line in [*reading.complaints, *reading.late]:
+        if _NOTES.search(line.text) or code is None and line.number < reading.facts.stepped:
+            continue
+
         for cause in all_causes():
             if not (cause.benign or cause.general or cause.peer) and (
                 match := cause.match(line.text, phase=reading.facts.phase)
@@ -223,8 +225,8 @@ def _by_code(reading: Reading, code: int | None) -> Diagnosis | None:
 def _without_end(reading: Reading) -> list[Diagnosis]:
     """Judge a log that shows neither an exit code nor an error."""
     facts = reading.facts
-    special = [hit for hit in reading.hits.values() if not (hit[1].benign or hit[1].peer)]
-    if special and not facts.finished:
+    special = [line for line, cause in reading.hits.values() if not (cause.benign or cause.peer)]
+    if not facts.finished and any(line.number > facts.stepped for line in special):
         return [_by_rule(reading, [])]
 
     if not facts.finished and (found := _by_complaint(reading, [], None)) is not None:

@@ -77,7 +77,8 @@ class Facts:
             itself was sent. oom: lines that show the out-of-memory killer.
         nan_loss: first line whose loss is NaN or infinite. nan_grads: first line of the row of such gradient norms
             that reaches to the end, and how many there are.
-        versions: of libraries, by their names in lower case, as the log's first line about each says.
+        stepped: line number of the last loss. versions: of libraries, by their names in lower case, as the log's first
+            line about each says.
         phase: what the run was doing last. started, finished: training began; ended and was saved (line numbers).
     """
 
@@ -90,6 +91,7 @@ class Facts:
     nan_loss: Line | None = None
     nan_grads: tuple[Line, int] | None = None
     half: bool = False
+    stepped: int = 0
     versions: dict[str, str] = field(default_factory=dict)
     phase: str = ""
     started: int = 0
@@ -158,6 +160,9 @@ class Facts:
         del self.codes[20:]
 
     def _metrics(self, line: Line) -> None:
+        if _METRICS.search(line.text):
+            self.stepped = line.number
+
         lower = line.text.lower()
         bad = "nan" in lower or "inf" in lower  # spares the pattern on nearly every line of a long log
         found = {match["name"].lower() for match in _NAN.finditer(line.text)} if bad else ()

@@ -88,7 +88,9 @@ class Tracebacks:
         """Take a line; return whether it belongs to a traceback."""
         text, rank = line.text, line.rank
         if "Traceback (" in text and log_frames.starts(text):
+            around = self._speaking.get(rank) if "Original Traceback" in text else None
             self._begin(line, log_frames.announced(text)[0])
+            self._open[rank].cause = around or self._open[rank].cause  # a worker's own, told by who met it
             return True
 
         if rank in self._open:
