@@ -87,6 +87,7 @@ def all_causes() -> tuple[Cause, ...]:
         causes_serving,
         causes_training,
         causes_versions,
+        causes_weights,
     )
 
     rooms = (
@@ -94,6 +95,7 @@ def all_causes() -> tuple[Cause, ...]:
         causes_build,
         causes_gpu,
         causes_training,
+        causes_weights,
         causes_model,
         causes_recipe,
         causes_environment,

@@ -32,35 +32,38 @@ def _service(match: re.Match[str]) -> tuple[str, str]:
 CAUSES = (
     rule(
         r"api_key not configured|[Nn]o API key (?:configured|found|provided)|API key (?:must be|is (?:not|invalid|"
-        r"incorrect|missing)|not found|"
-        r"verification failed|length)|(?:wandb|swanlab)[^\n]*(?:not logged in|[Pp]lease (?:login|log in)|login "
-        r"failed|401|403|[Uu]nauthori[sz]ed|"
-        r"[Pp]ermission denied|[Aa]uthenticat|[Aa]uthoriz)|KeyFileError|call wandb\.login|(?:wandb|swanlab) login|"
-        r"MissingApiTokenException|"
-        r"requires an API key|未登录|请先登录|未经授权",
+        r"incorrect|missing)|not found|verification failed|length)|(?:wandb|swanlab|W&B)[^\n]*(?:not logged in|"
+        r"[Pp]lease (?:login|log in)|login failed|401|403|[Uu]nauthori[sz]ed|[Pp]ermission denied|[Aa]uthenticat|"
+        r"[Aa]uthoriz)|KeyFileError|call wandb\.login|(?:wandb|swanlab) login|MissingApiTokenException|requires an "
+        r"API key|未登录|请先登录|未经授权",
         lambda m: f"{_service(m)[0]} is asked to record the run, and there is no valid key (login) for it",
         lambda m: _service(m)[1],
-        needles=("api_key not configured", "No API key configured"),
+        needles=("api_key not configured", "No API key configured", "not logged in"),
+        explains=r"wandb|swanlab|CommError|UsageError|EOFError",
     ),
     rule(
         r"wandb[^\n]*(?:CommError|[Nn]etwork|timed out|connect)|wandb\.errors\.\S*CommError[^\n]*|"
-        r"swanlab[^\n]*(?:[Cc]onnection|[Tt]imeout|timed out|"
-        r"proxy|network)|Run initialization has timed out",
+        r"swanlab[^\n]*(?:[Cc]onnection|[Tt]imeout|timed out|proxy|network)|Run initialization has timed out",
         lambda m: f"{_service(m)[0]} could not be reached from this machine",
         lambda m: f"Check network and proxy, or record on this machine only: {_service(m)[1]}",
         "likely",
     ),
     rule(
+        r"EOFError: EOF when reading a line",
+        "a program asked for something to be typed (most often the key of wandb or swanlab) where nobody can type",
+        "Log in once by hand (`wandb login`, `swanlab login`) or set WANDB_API_KEY, SWANLAB_API_KEY; or report_to: "
+        "none and use_swanlab: false",
+        "likely",
+    ),
+    rule(
         r"LocalTokenNotFoundError|Token is required|401 Client Error: Unauthorized|Invalid user token|Invalid "
-        r"credentials in Authorization header|"
-        r"(?:HF_TOKEN|token)[^\n]* (?:is )?(?:expired|invalid|not valid)",
+        r"credentials in Authorization header|(?:HF_TOKEN|token)[^\n]* (?:is )?(?:expired|invalid|not valid)",
         "the Hub wants a login, or does not take the one that is set",
         "`hf auth login`, or unset a stale HF_TOKEN; ModelScope: `modelscope login`; or give a local folder",
     ),
     rule(
         r"ProxyError|[Uu]nable to connect to proxy|Cannot connect to proxy|Tunnel connection failed|(?:http|https|"
-        r"all)_proxy[^\n]*(?:invalid|refused)|Unknown scheme for "
-        r"proxy|SOCKS support|socksio",
+        r"all)_proxy[^\n]*(?:invalid|refused)|Unknown scheme for proxy|SOCKS support|socksio",
         "the proxy that is set (http_proxy, https_proxy, all_proxy) does not answer or is not understood, so the Hub "
         "(or its mirror) cannot be reached",
         "Correct or unset http_proxy, https_proxy and all_proxy (no_proxy for the mirror); or download on another "
@@ -72,13 +75,6 @@ CAUSES = (
         "the connection",
         "Set REQUESTS_CA_BUNDLE and SSL_CERT_FILE to your organisation's certificate, or HF_ENDPOINT to a mirror; or "
         "download elsewhere and give the local folder",
-    ),
-    rule(
-        r"(?:modelscope|ModelScope)[^\n]*(?:NotExistError|not exists?\b|404)|NotExistError|404 Client Error|"
-        r"EntryNotFoundError",
-        "the Hub (or ModelScope) has no such model, dataset or file",
-        "Correct the name: USER/NAME as its page shows it, on the hub that is asked (USE_MODELSCOPE_HUB=1 asks "
-        "ModelScope)",
     ),
     rule(
         r"hf_transfer['\"]? package is not available|HF_HUB_ENABLE_HF_TRANSFER",
@@ -101,9 +97,15 @@ CAUSES = (
         "Correct the name or path; for a private model `hf auth login`",
     ),
     rule(
+        r"(?:modelscope|ModelScope)[^\n]*(?:NotExistError|not exists?\b|404)|NotExistError|404 Client "
+        r"Error|(?<!Local)EntryNotFoundError",
+        "the Hub (or ModelScope) has no such model, dataset or file",
+        "Correct the name: USER/NAME as its page shows it, on the hub that is asked (USE_MODELSCOPE_HUB=1 asks "
+        "ModelScope)",
+    ),
+    rule(
         r"Cannot find the requested files in the disk cache and outgoing traffic has been disabled|"
-        r"OfflineModeIsEnabled|"
-        r"outgoing traffic has been disabled|offline mode is enabled",
+        r"OfflineModeIsEnabled|outgoing traffic has been disabled|offline mode is enabled",
         "offline mode is on (HF_HUB_OFFLINE=1) and the model is not in the cache",
         "Give the local folder in model_name_or_path, or unset HF_HUB_OFFLINE and download it once: `hf download "
         "NAME`",
@@ -111,12 +113,10 @@ CAUSES = (
     rule(
         r"We couldn't connect to '?(?P<url>\S+?)'? to load|LocalEntryNotFoundError|Max retries exceeded with url|"
         r"Temporary failure in name resolution|Name or service not known|SSLError|CERTIFICATE_VERIFY_FAILED|SSL: "
-        r"UNEXPECTED_EOF|ProxyError|"
-        r"\b(?:429|500|502|503|504) (?:Client|Server) Error|Too Many Requests|Gateway Time-?out|IncompleteRead|"
-        r"ChunkedEncodingError|"
-        r"Connection to [^\n]* timed out|Consistency check failed|Network is unreachable|"
-        r"(?:httpx|requests\.exceptions|urllib3)\S*\.(?:ConnectError|ConnectTimeout|ConnectionError|ReadTimeout|"
-        r"ProxyError)",
+        r"UNEXPECTED_EOF|ProxyError|\b(?:429|500|502|503|504) (?:Client|Server) Error|Too Many Requests|Gateway "
+        r"Time-?out|IncompleteRead|ChunkedEncodingError|Connection to [^\n]* timed out|Consistency check failed|"
+        r"Network is unreachable|(?:httpx|requests\.exceptions|urllib3)\S*\.(?:ConnectError|ConnectTimeout|"
+        r"ConnectionError|ReadTimeout|ProxyError)",
         "the Hub could not be reached, and the files are not in the cache",
         "Check network and proxy; or download on another machine and give the local folder; HF_ENDPOINT names a "
         "mirror",

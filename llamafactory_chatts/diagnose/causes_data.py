@@ -8,8 +8,8 @@ from .causes import rule
 _CHECK = "`lmf-chatts check DATASET` names the rows"
 _COLUMNS = (
     r"from|value|role|content|conversations?|messages?|instruction|input|output|prompt|query|response|system|history|"
-    r"chosen|rejected|"
-    r"label|kto_tag|tools?|images?|timeseries|text|user|assistant|human|gpt|observation|function_call|answer|question"
+    r"chosen|rejected|label|kto_tag|tools?|images?|timeseries|text|user|assistant|human|gpt|observation|function_call|"
+    r"answer|question"
 )
 
 _UNEVEN = "streaming: the main process tries to put batches of different length together and hand them out"
@@ -38,8 +38,7 @@ def _decode_fix(match: re.Match[str]) -> str:
     if match["codec"].lower().startswith("utf"):
         return (
             "Save the file as UTF-8: `iconv -f GB18030 -t UTF-8 OLD > NEW` (UTF-16: -f UTF-16); the traceback names "
-            "it; `lmf-chatts "
-            "prepare` reads GBK files"
+            "it; `lmf-chatts prepare` reads GBK files"
         )
     return "Set PYTHONUTF8=1 before the start (Windows: `set PYTHONUTF8=1`; Linux: also LANG=C.UTF-8)"
 
@@ -49,9 +48,8 @@ CAUSES = (
         rf"KeyError: ['\"](?P<key>{_COLUMNS})['\"]",
         _key,
         "Correct `columns` and `tags` (role_tag, content_tag, user_tag, assistant_tag) of the entry in "
-        "dataset_info.json, and its "
-        "formatting (alpaca or sharegpt); `lmf-chatts dataset-info validate` and `lmf-chatts check` show what the "
-        "file holds",
+        "dataset_info.json, and its formatting (alpaca or sharegpt); `lmf-chatts dataset-info validate` and "
+        "`lmf-chatts check` show what the file holds",
         frame=r"llamafactory|(?:site|dist)-packages|^$",
     ),
     rule(
@@ -64,9 +62,8 @@ CAUSES = (
     ),
     rule(
         r"(?:Column (?:name )?|columns? )\[?['\"]?(?P<key>[\w-]+)['\"]?\]? (?:is |are )?(?:not in the dataset|"
-        r"doesn't exist|not found|does not exist)|"
-        r"No column named (?P<name>\S+)|Column to remove \[?'(?P<gone>\w+)|Field \"?(?P<field>\w+)\"? (?:does not "
-        r"exist|not found) in",
+        r"doesn't exist|not found|does not exist)|No column named (?P<name>\S+)|Column to remove \[?'(?P<gone>\w+)|"
+        r"Field \"?(?P<field>\w+)\"? (?:does not exist|not found) in",
         lambda m: f"the dataset has no column {m['key'] or m['name'] or m['gone'] or m['field']}",
         "Correct `columns` of its entry in dataset_info.json; `lmf-chatts dataset-info validate` shows what the file "
         "holds",
@@ -84,20 +81,17 @@ CAUSES = (
     ),
     rule(
         r"All the data files must have the same columns|(?:because )?column names don't match|CastError|"
-        r"DatasetGenerationCastError|"
-        r"features can't be aligned because|Schema at index \d+ was different",
+        r"DatasetGenerationCastError|features can't be aligned because|Schema at index \d+ was different",
         "files of the dataset, or rows in it, have different columns or types",
         f"Give all files and rows the same keys with the same types; {_CHECK}; delete the cached dataset "
         "(overwrite_cache: true) then",
     ),
     rule(
         r"Column\((?P<column>[^)]*)\) changed from (?P<one>\w+) to (?P<two>\w+)(?: in row (?P<row>\d+))?|(?:cannot|"
-        r"Cannot) mix list and "
-        r"non-list[^\n]*|Couldn't cast array of type|Unsupported cast from|(?:Could not|Couldn't) convert [^\n]* "
-        r"with type \w+: (?:tried|was not)|"
-        r"Expected bytes, got a '\w+' object|Expected list, got|Expected \w+, got a '\w+' object|cannot mix struct "
-        r"and non-struct|"
-        r"Value type [^\n]*(?:mismatch|clash)|ArrowTypeError|ArrowNotImplementedError",
+        r"Cannot) mix list and non-list[^\n]*|Couldn't cast array of type|Unsupported cast from|(?:Could not|"
+        r"Couldn't) convert [^\n]* with type \w+: (?:tried|was not)|Expected bytes, got a '\w+' object|Expected "
+        r"list, got|Expected \w+, got a '\w+' object|cannot mix struct and non-struct|Value type [^\n]*(?:mismatch|"
+        r"clash)|ArrowTypeError|ArrowNotImplementedError",
         lambda m: (
             "a column of the dataset holds different types in different rows"
             + (f": {m['column']} is {m['one']} first and {m['two']} later" if m["column"] else "")
@@ -116,8 +110,7 @@ CAUSES = (
         r"Column \d+ named (?P<name>\w+) expected length (?P<wants>\d+) but got length (?P<has>\d+)",
         "a batch's columns have different lengths: {name} has {has} rows in place of {wants}",
         "Own columns of the file stand beside the ones that are made: remove columns that the recipe does not use, "
-        "delete tokenized_path and "
-        "set overwrite_cache: true",
+        "delete tokenized_path and set overwrite_cache: true",
     ),
     rule(
         r"'(?P<codec>[\w-]+)' codec can't decode bytes? (?P<byte>0x[0-9a-f]{2})?(?: in position (?P<place>\d+))?",
@@ -139,37 +132,31 @@ CAUSES = (
     ),
     rule(
         r"[Nn]eat packing (?:is|requires)[^\n]*|length of packed example should be identical|packed (?:example|"
-        r"sequence)s?[^\n]*length|"
-        r"cu_?seqlens?[^\n]*(?:must|mismatch|shape|expected)|"
-        r"position_ids[^\n]*packed|attention_mask_in_length",
+        r"sequence)s?[^\n]*length|cu_?seqlens?[^\n]*(?:must|mismatch|shape|expected)|position_ids[^\n]*packed|"
+        r"attention_mask_in_length",
         "packing: the pieces of a packed row do not have the length that was counted for them",
         "Delete tokenized_path and the cache (overwrite_cache: true) if cutoff_len or the template changed; set "
-        "packing: false to go on; "
-        "ChatTS packs with neat_packing: true and template: chatts",
+        "packing: false to go on; ChatTS packs with neat_packing: true and template: chatts",
     ),
     rule(
         r"(?:varlen|flash_attn_varlen|unpad|cu_seqlens)\w*[^\n]*|expected (?:key|query|value|position_ids|"
-        r"attention_mask)[^\n]*length|expanded size of the "
-        r"tensor \(\d+\) must match the existing size|size of tensor a \(\d+\) must match the size of tensor b|"
-        r"[Aa]ttention mask should be of size|"
-        r"attn_mask[^\n]*|shape of the mask[^\n]*|attention_mask[^\n]*(?:shape|size|dim)",
+        r"attention_mask)[^\n]*length|expanded size of the tensor \(\d+\) must match the existing size|size of "
+        r"tensor a \(\d+\) must match the size of tensor b|[Aa]ttention mask should be of size|attn_mask[^\n]*|shape "
+        r"of the mask[^\n]*|attention_mask[^\n]*(?:shape|size|dim)",
         "attention got a mask or lengths that do not fit its input: packed rows (neat_packing) or padding with an "
         "attention that does not take them",
         "Set packing: false (neat_packing: false) to go on, or flash_attn: sdpa (auto, fa2) in place of what is set; "
-        "ChatTS packs with template: chatts and "
-        "needs no flash-attn for it",
+        "ChatTS packs with template: chatts and needs no flash-attn for it",
         "likely",
         frame=r"attention|attn|padding_free|varlen|masking|sdpa|modeling_",
     ),
     rule(
         r"expected sequence of length (?P<wants>\d+) at dim \d+ \(got (?P<has>\d+)\)|Unable to create tensor, you "
-        r"should probably activate "
-        r"(?:truncation|padding)|stack expects each tensor to be equal size|Trying to resize storage that is not "
-        r"resizable",
+        r"should probably activate (?:truncation|padding)|stack expects each tensor to be equal size|Trying to "
+        r"resize storage that is not resizable",
         "rows of a batch have different lengths, and nothing padded them",
         "Columns of the file that are no text must not reach the collator: set remove_unused_columns: true, delete "
-        "tokenized_path; packing: false "
-        "shows whether packing is the reason",
+        "tokenized_path; packing: false shows whether packing is the reason",
         "likely",
     ),
     rule(
@@ -190,10 +177,9 @@ CAUSES = (
         lambda m: f"Remove {m['one'] or 'tokenized_path'}, or set streaming: false",
     ),
     rule(
-        r"specify `max_steps` in streaming|IterableDataset'? (?:has no len|object has no attribute)|does not "
-        r"implement __len__|"
-        r"'IterableDataset' has no|args\.max_steps must be set|length of the dataset is unknown|object of type "
-        r"'\w*IterableDataset' has no len",
+        r"specify `max_steps` in streaming|Streaming mode should have|IterableDataset'? (?:has no len|object has no "
+        r"attribute)|does not implement __len__|'IterableDataset' has no|args\.max_steps must be set|length of the "
+        r"dataset is unknown|object of type '\w*IterableDataset' has no len",
         "streaming has no length: steps must be counted, and what needs all rows cannot be done",
         "Set max_steps in place of num_train_epochs, an integer val_size, no max_samples fraction, no "
         "group_by_length; or streaming: false",

@@ -7,9 +7,8 @@ from .log_facts import PREPARING
 
 
 _LOST = (
-    "The other process's own log or traceback tells why; on several nodes read the log of each, then check "
-    "network and "
-    "NCCL_SOCKET_IFNAME"
+    "The other process's own log or traceback tells why; on several nodes read the log of each, then check network "
+    "and NCCL_SOCKET_IFNAME"
 )
 
 
@@ -38,24 +37,22 @@ CAUSES = (
     ),
     rule(
         r"Watchdog caught collective operation timeout|Timed out waiting \d+ms for|(?:DistStoreError|"
-        r"DistBackendError|TimeoutError|RuntimeError)[^\n]*"
-        r"[Tt]im(?:ed out|eout)|wait timeout after \d+ms|Socket Timeout",
+        r"DistBackendError|TimeoutError|RuntimeError)[^\n]*[Tt]im(?:ed out|eout)|wait timeout after \d+ms|Socket "
+        r"Timeout",
         "one process still prepared (tokenised) the dataset while the others waited for it, longer than the time-out "
         "allows",
         "Prepare once without a launcher: the same recipe with tokenized_path: DIR in one process "
-        "(CUDA_VISIBLE_DEVICES=0), then start all of them "
-        "with it; or raise ddp_timeout (seconds, for example 180000000) and preprocessing_num_workers",
+        "(CUDA_VISIBLE_DEVICES=0), then start all of them with it; or raise ddp_timeout (seconds, for example "
+        "180000000) and preprocessing_num_workers",
         needles=("Watchdog caught collective operation timeout",),
         phase=_PREPARING,
     ),
     rule(
-        r"Watchdog caught collective operation timeout: \w+\((?:[^)]*?OpType=(?P<op>\w+))?[^)]*?"
-        r"(?:Timeout\(ms\)=(?P<limit>\d+))?\)"
-        r"(?: ran for (?P<ms>\d+))?",
+        r"Watchdog caught collective operation timeout: \w+\((?:[^)]*?OpType=(?P<op>\w+))?[^)]*?(?:Timeout\(ms\)=(?P<"
+        r"limit>\d+))?\)(?: ran for (?P<ms>\d+))?",
         _timeout,
         "Find the process that hung or stopped: the last rank without such a line, or an earlier error in its "
-        "output. If "
-        "one rank only prepares data longer, raise ddp_timeout (seconds); otherwise NCCL_DEBUG=INFO, and "
+        "output. If one rank only prepares data longer, raise ddp_timeout (seconds); otherwise NCCL_DEBUG=INFO, and "
         "NCCL_P2P_DISABLE=1 on consumer cards",
         needles=("Watchdog caught collective operation timeout",),
     ),
@@ -67,11 +64,10 @@ CAUSES = (
     ),
     rule(
         r"DistStoreError: Timed out|Socket Timeout|The client socket has timed out|RendezvousTimeoutError|"
-        r"RendezvousConnectionError|Timed out after \d+ seconds waiting for clients",
+        r"RendezvousConnectionError|Cannot assign requested address|Timed out after \d+ seconds waiting for clients",
         "not all processes or nodes met at the start",
-        "Start the command on every node with the same MASTER_ADDR, MASTER_PORT and NNODES and its own "
-        "NODE_RANK; check "
-        "that the port is open: `nc -vz $MASTER_ADDR $MASTER_PORT`",
+        "Start the command on every node with the same MASTER_ADDR, MASTER_PORT and NNODES and its own NODE_RANK; "
+        "check that the port is open: `nc -vz $MASTER_ADDR $MASTER_PORT`",
     ),
     rule(
         r"(?:failed to extend|Error while creating shared memory segment) /dev/shm",
@@ -91,8 +87,7 @@ CAUSES = (
         r"found[^\n]*IB",
         "the connection between the nodes over InfiniBand or RoCE does not work for NCCL",
         "Check it: `ibstat` (state Active), the same NCCL_IB_HCA and NCCL_IB_GID_INDEX on every node, memlock "
-        "unlimited; NCCL_IB_DISABLE=1 with "
-        "NCCL_SOCKET_IFNAME=eth0 goes over TCP instead",
+        "unlimited; NCCL_IB_DISABLE=1 with NCCL_SOCKET_IFNAME=eth0 goes over TCP instead",
         needles=("WARN NET/", "ibv_", "IBV_WC_"),
         benign=True,
         explains=r"nccl|NCCL|peer|timeout|Timeout|ChildFailed",
@@ -107,8 +102,7 @@ CAUSES = (
     ),
     rule(
         r"RTX 4000 series doesn't support faster communication|peer access is not supported between these two "
-        r"devices|NVLS[^\n]*(?:fail|error)|"
-        r"Failed to bind NVLink SHARP",
+        r"devices|NVLS[^\n]*(?:fail|error)|Failed to bind NVLink SHARP",
         "these GPUs cannot exchange memory the way NCCL tries it (peer to peer, NVLink multicast)",
         "Set NCCL_P2P_DISABLE=1 and NCCL_IB_DISABLE=1 on consumer cards; NCCL_NVLS_ENABLE=0 where the multicast "
         "(NVLS) fails",
@@ -133,8 +127,7 @@ CAUSES = (
     ),
     rule(
         r"fp16 (?:mode )?and (?:bf16|bfloat16)[^\n]*(?:simultaneously|both)|bfloat16 and fp16 modes cannot|Found "
-        r"`?(?:optimizer|scheduler)`? configured in the "
-        r"DeepSpeed config",
+        r"`?(?:optimizer|scheduler)`? configured in the DeepSpeed config",
         "the DeepSpeed file and the recipe set the same thing twice (precision, optimizer, scheduler)",
         'Write "auto" for fp16 and bf16 in the DeepSpeed file and remove its optimizer and scheduler, as in '
         "examples/deepspeed",
@@ -154,9 +147,9 @@ CAUSES = (
         general=True,
     ),
     rule(
-        r"Connection closed by peer|Connection reset by peer|Broken pipe|remote process exited|"
-        r"NCCL communicator was aborted|Rank \d+ is dead|Socket closed|failed to recv, got 0 bytes|"
-        r"failed to get (?:value|error)|Failed to check the \"should dump\" flag",
+        r"Connection closed by peer|Connection reset by peer|Broken pipe|remote process exited|NCCL communicator was "
+        r"aborted|Rank \d+ is dead|Socket closed|failed to recv, got 0 bytes|failed to get (?:value|error)|Failed to "
+        r"check the \"should dump\" flag",
         "the connection to another process of this training was lost: that one ended first",
         _LOST,
         "likely",
@@ -167,12 +160,10 @@ CAUSES = (
     ),
     rule(
         r"inconsistent tensor size|Detected mismatch between collectives on ranks|different (?:number|order) of "
-        r"collectives|"
-        r"mismatched? (?:shapes|sizes) between ranks|'status': 'INFLIGHT'|status.*INFLIGHT",
+        r"collectives|mismatched? (?:shapes|sizes) between ranks|'status': 'INFLIGHT'|status.*INFLIGHT",
         "the processes do not do the same: one met other modules or shapes than the others",
         "Same recipe, data and versions on every node; TORCH_DISTRIBUTED_DEBUG=DETAIL names the first difference; "
-        "under ZeRO-3 every process must run "
-        "every module",
+        "under ZeRO-3 every process must run every module",
         "likely",
     ),
     rule(

@@ -77,8 +77,8 @@ CAUSES = (
         needles=("operator torchvision::nms does not exist",),
     ),
     rule(
-        r"torchaudio\S*\.so[^\n]*undefined symbol|Could not load this library: \S*torchaudio|"
-        r"torchaudio has CUDA version|PyTorch has CUDA version \S+ whereas TorchAudio",
+        r"torchaudio\S*\.so[^\n]*undefined symbol|Could not load this library: \S*torchaudio|torchaudio has CUDA "
+        r"version|PyTorch has CUDA version \S+ whereas TorchAudio",
         "torchaudio was built for another torch version",
         f"Install torchaudio of the same version as torch; {_MEND}",
     ),
@@ -91,16 +91,14 @@ CAUSES = (
     ),
     rule(
         r"flash_attn\S*\.so[^\n]*undefined symbol|flash_attn_2_cuda\S*: undefined symbol|DLL load failed while "
-        r"importing "
-        r"flash_attn",
+        r"importing flash_attn",
         "flash-attn was built for another torch version",
         "`pip uninstall flash-attn` (flash_attn: sdpa needs none), or build it again for the installed torch",
     ),
     rule(
-        r"lib(?:cu\w+|nvJitLink|nvrtc|nccl|torch_cuda|torch_cpu|c10_cuda)[\w.-]*\.so[^\n]*(?:undefined symbol|version "
-        r"[`'].*' not found)|undefined symbol: (?:__?nv[Jj]it[Ll]ink|cublasLt|cublas|cudnn|nccl|cusparse|"
-        r"cudaGraph)\w*|"
-        r"Could not load library libcud?nn|Unable to load any of \{?libcudnn|cannot load symbol cudnn|"
+        r"lib(?:cu\w+|nvJitLink|nvrtc|nccl|torch_cuda|torch_cpu|c10_cuda)[\w.-]*\.so[^\n]*(?:undefined symbol|"
+        r"version [`'].*' not found)|undefined symbol: (?:__?nv[Jj]it[Ll]ink|cublasLt|cublas|cudnn|nccl|cusparse|"
+        r"cudaGraph)\w*|Could not load library libcud?nn|Unable to load any of \{?libcudnn|cannot load symbol cudnn|"
         r"Invalid handle\. Cannot load symbol",
         "a CUDA library (cuBLAS, cuDNN, nvJitLink, NCCL) of another version is loaded in place of the one that torch "
         "brings",
@@ -128,8 +126,8 @@ CAUSES = (
         f"Install the Microsoft Visual C++ Redistributable; reinstall torch: {_TORCH}",
     ),
     rule(
-        r"No package metadata was found for (?:The '(?P<need>[^']+)' distribution|(?P<name>[\w-]+))|"
-        r"The '(?P<dist>[^']+)' distribution was not found",
+        r"No package metadata was found for (?:The '(?P<need>[^']+)' distribution|(?P<name>[\w-]+))|The "
+        r"'(?P<dist>[^']+)' distribution was not found",
         lambda match: f"the package {match['need'] or match['name'] or match['dist']} is not installed",
         _missing_package,
     ),
@@ -140,8 +138,7 @@ CAUSES = (
     ),
     rule(
         r"No module named 'flash_attn|FlashAttention2 has been toggled on, but it cannot be used|flash_attn seems to "
-        r"be not installed|"
-        r"the package flash_attn .*not installed",
+        r"be not installed|the package flash_attn .*not installed",
         "flash_attn: fa2 is set, but the package flash-attn is not installed",
         "Set flash_attn: sdpa, which needs no package",
     ),
@@ -153,44 +150,42 @@ CAUSES = (
     rule(
         r"ModuleNotFoundError: No module named 'llamafactory(?P<which>_chatts)?\b",
         "LLaMA-Factory or the plug-in is not installed in this environment: another Python runs than the one it was "
-        "installed "
-        "for",
+        "installed for",
         "Activate the environment that holds it (`which python llamafactory-cli torchrun` name the same folder), or "
         "install "
         f"into this one: {install('llamafactory')}",
     ),
     rule(
+        r"module 'pkgutil' has no attribute 'ImpImporter'|'collections' has no attribute '(?:Mapping|MutableMapping)'",
+        "a package (an old pip, setuptools or numpy) is too old for this Python",
+        "Make an environment with Python 3.11: `pip install -r requirements.lock`, then `pip install --no-deps .`",
+    ),
+    rule(
         r"(?:requires|requires a different) Python[:>= ]+(?P<need>[^;\n]+)|unsupported operand type\(s\) for \|: "
-        r"'\w+' and "
-        r"'(?:NoneType|type)'|cannot import name 'StrEnum' from 'enum'|cannot import name '(?:Self|NotRequired)' "
-        r"from 'typing'|"
-        r"No module named 'tomllib'",
+        r"'\w+' and '(?:NoneType|type)'|cannot import name 'StrEnum' from 'enum'|cannot import name '(?:Self|"
+        r"NotRequired)' from 'typing'|No module named 'tomllib'",
         "this Python is too old",
         "Make an environment with Python 3.11 or newer and install into it",
     ),
     rule(
         r"Failed (?:building wheel for|to build)(?: installable wheels for some pyproject\.toml based projects)? "
-        r"\(?(?P<name>flash[-_]attn)|"
-        r"flash[-_]attn[^\n]*(?:subprocess-exited-with-error|metadata-generation-failed)",
+        r"\(?(?P<name>flash[-_]attn)|flash[-_]attn[^\n]*(?:subprocess-exited-with-error|metadata-generation-failed)",
         "flash-attn could not be built here",
         "Leave it out: flash_attn: sdpa needs no package, and ChatTS packs without it",
         needles=("flash-attn", "flash_attn"),
     ),
     rule(
         r"Failed (?:building wheel for|to build)(?: installable wheels for some pyproject\.toml based projects)? "
-        r"\(?(?P<name>[\w-]+)|"
-        r"metadata-generation-failed|subprocess-exited-with-error",
+        r"\(?(?P<name>[\w-]+)|metadata-generation-failed|subprocess-exited-with-error",
         "pip could not build a package on this machine",
         "Use Python 3.11 with `pip install -r requirements.lock`, which has wheels; else read the compiler's first "
-        "error above "
-        "(build-essential, python3-dev)",
+        "error above (build-essential, python3-dev)",
         "likely",
         needles=("Failed building wheel", "Failed to build", "metadata-generation-failed"),
     ),
     rule(
         r"(?P<cmd>llamafactory-cli|lmf-chatts|torchrun|deepspeed|accelerate)['\"]?: (?:command )?not found|command "
-        r"not found: (?P<zsh>[\w-]+)|"
-        r"'(?P<cmdexe>[\w-]+)' (?:is not recognized as|不是内部或外部命令)",
+        r"not found: (?P<zsh>[\w-]+)|'(?P<cmdexe>[\w-]+)' (?:is not recognized as|不是内部或外部命令)",
         lambda m: f"the command {m['cmd'] or m['zsh'] or m['cmdexe']} was not found",
         "Activate the environment in which it is installed (source VENV/bin/activate), or install it there",
         needles=("command not found", ": not found", "is not recognized as"),
@@ -203,8 +198,8 @@ CAUSES = (
         general=True,
     ),
     rule(
-        r"ResolutionImpossible|Cannot install [^\n]+ because these package versions have conflicting dependencies|"
-        r"No matching distribution found for (?P<name>\S+)|Could not find a version that satisfies the requirement "
+        r"ResolutionImpossible|Cannot install [^\n]+ because these package versions have conflicting dependencies|No "
+        r"matching distribution found for (?P<name>\S+)|Could not find a version that satisfies the requirement "
         r"(?P<want>\S+)",
         "pip found no versions that go together (or none for this Python and platform)",
         "Start from an empty environment with Python 3.11: `pip install -r requirements.lock`, then `pip install "
@@ -223,15 +218,14 @@ CAUSES = (
         general=True,
     ),
     rule(
-        r"ImportError: cannot import name '(?P<name>\w+)' from (?:partially initialized module )?'(?P<where>[\w.]+)'",
+        r"cannot import name '(?P<name>\w+)' from (?:partially initialized module )?'(?P<where>[\w.]+)'",
         "versions do not fit: {where} has no {name}",
         _missing_name,
         general=True,
     ),
     rule(
         r"(?:ImportError|RuntimeError): (?:Using |Loading |\w+ )?[`'\"]?(?P<what>[\w -]+?)[`'\"]? (?:requires|needs) "
-        r"(?:the )?"
-        r"[`'\"]?(?P<name>[a-z][\w-]+)[`'\"]?(?: library| package)?|Please install it (?:with|via|using) "
+        r"(?:the )?[`'\"]?(?P<name>[a-z][\w-]+)[`'\"]?(?: library| package)?|Please install it (?:with|via|using) "
         r"[`'\"]?pip install (?:-U )?(?P<pip>[\w-]+)",
         lambda match: (
             f"the package {match['name'] or match['pip']} is missing or too old"

@@ -6,24 +6,22 @@ from .causes import rule
 CAUSES = (
     rule(
         r"No space left on device|os error 28|Disk quota exceeded|\[Errno 122\]|ENOSPC|EDQUOT|not enough space on "
-        r"the disk|\[WinError 112\]|"
-        r"Not enough (?:free )?disk space",
+        r"the disk|\[WinError 112\]|Not enough (?:free )?disk space",
         "the disk (or the quota) is full",
         "`df -h` and `df -i` of output_dir, HF_HOME and /tmp show which (`quota -s` for a quota); free space, lower "
-        "save_total_limit, or move "
-        "output_dir and the cache (HF_HOME, HF_DATASETS_CACHE) to another disk; then resume_from_checkpoint: true",
+        "save_total_limit, or move output_dir and the cache (HF_HOME, HF_DATASETS_CACHE) to another disk; then "
+        "resume_from_checkpoint: true",
         needles=("No space left on device", "Disk quota exceeded"),
     ),
     rule(
         r"PytorchStreamWriter failed writing file|iostream error|unexpected pos \d+ vs \.? ?\d+|"
-        r"inline_container\.cc:\d+[^\n]*(?:writ|enforce "
-        r"fail|pos)|basic_ios::clear|(?:Error while serializing|SafetensorError)[^\n]*(?:Io ?Error|I/O error)|file "
-        r"write failed",
+        r"inline_container\.cc:\d+[^\n]*(?:writ|enforce fail|pos)|basic_ios::clear|(?:Error while serializing|"
+        r"SafetensorError)[^\n]*(?:Io ?Error|I/O error)|file write failed",
         "a checkpoint could not be written to its end: the disk (or the quota) is full, or the network file system "
         "failed",
         "`df -h` and `df -i` of output_dir show whether it is full; free space, lower save_total_limit, or move "
-        "output_dir to a local disk; delete "
-        "the unfinished checkpoint folder, then resume_from_checkpoint with the one before",
+        "output_dir to a local disk; delete the unfinished checkpoint folder, then resume_from_checkpoint with the "
+        "one before",
         "likely",
         needles=("PytorchStreamWriter failed",),
     ),
@@ -32,8 +30,7 @@ CAUSES = (
         "Windows' paging file (virtual memory) is too small for the weights, or for the libraries that each worker "
         "process loads",
         "Enlarge the paging file (System > Advanced > Performance > Virtual memory: as large as the weights plus 20 "
-        "GB, on a disk with room) and "
-        "restart; set dataloader_num_workers: 0 and preprocessing_num_workers: 1",
+        "GB, on a disk with room) and restart; set dataloader_num_workers: 0 and preprocessing_num_workers: 1",
     ),
     rule(
         r"\[WinError 1314\]|A required privilege is not held by the client",
@@ -47,11 +44,11 @@ CAUSES = (
         "Close it, end earlier Python processes, or take another output_dir",
     ),
     rule(
-        r"PermissionError: \[Errno 13\] Permission denied: '?(?P<file>[^'\n]*\.lock)|"
-        r"Permission denied[^\n]*?(?P<other>/[^\n' ]*\.lock)",
+        r"PermissionError: \[Errno 13\] Permission denied: '?(?P<file>[^'\n]*\.lock)|Permission "
+        r"denied[^\n]*?(?P<other>/[^\n' ]*\.lock)",
         lambda match: f"this user may not open or make the lock file {match['file'] or match['other']}",
-        "It or its folder belongs to another user: set HF_HOME to a folder of your own, or let its owner run "
-        "`chmod -R g+rwX` on the shared cache",
+        "It or its folder belongs to another user: set HF_HOME to a folder of your own, or let its owner run `chmod "
+        "-R g+rwX` on the shared cache",
     ),
     rule(
         r"PermissionError: \[Errno (?:1|13)\] (?:Permission denied|Operation not permitted): '?(?P<file>[^'\n]+)",
@@ -76,17 +73,14 @@ CAUSES = (
     ),
     rule(
         r"\[Errno 5\] Input/output error|\[Errno 116\]|[Ss]tale (?:NFS )?file handle|\[Errno 107\]|Transport "
-        r"endpoint is not connected|\[Errno "
-        r"121\] Remote I/O|\[Errno 112\] Host is down|os error (?:5|116)\b",
+        r"endpoint is not connected|\[Errno 121\] Remote I/O|\[Errno 112\] Host is down|os error (?:5|116)\b",
         "the file system (a disk, or a network mount such as NFS) failed while a file was read or written",
         "Check the mount (`dmesg -T`, `mount | grep nfs`, another node that removed or replaced the file); copy "
-        "model and data to a local disk, "
-        "put output_dir and HF_HOME there",
+        "model and data to a local disk, put output_dir and HF_HOME there",
     ),
     rule(
         r"\[Errno 37\]|No locks available|\[Errno 11\] Resource temporarily unavailable: '?[^'\n]*lock|"
-        r"flock[^\n]*(?:fail|not supported)|\[Errno (?:38|95|"
-        r"524)\][^\n]*",
+        r"flock[^\n]*(?:fail|not supported)|\[Errno (?:38|95|524)\][^\n]*",
         "the file system (NFS or another network mount) has no locks, which the caches need",
         "Put HF_HOME, HF_DATASETS_CACHE and TRITON_CACHE_DIR on a local disk; or mount NFS with its lock daemon",
     ),
@@ -96,20 +90,18 @@ CAUSES = (
         "several processes or nodes write into one folder over a network mount, or a file that is still open was "
         "removed there",
         "Several nodes: a folder of its own per node with save_on_each_node: true, or one shared output_dir without "
-        "it; remove the left-over "
-        "folder and resume_from_checkpoint: true",
+        "it; remove the left-over folder and resume_from_checkpoint: true",
         "likely",
     ),
     rule(
         r"No such file or directory:? ['\"]?(?P<file>[^'\"\n]*-\d{5}-of-\d{5}\.(?:safetensors|bin))|does not appear "
-        r"to have (?:a file|files) "
-        r"named [^\n]*?(?P<part>[\w-]*-\d{5}-of-\d{5}\.\w+)",
+        r"to have (?:a file|files) named [^\n]*?(?P<part>[\w-]*-\d{5}-of-\d{5}\.\w+)",
         lambda m: f"a part of the weights is missing, the download is not complete: {m['file'] or m['part']}",
         "Download the missing files again (`hf download NAME`); `ls -l` beside the index shows which",
     ),
     rule(
-        r"Error while deserializing header: |incomplete metadata, file not fully covered|InvalidHeaderDeserialization|"
-        r"PytorchStreamReader failed|failed finding central directory",
+        r"Error while deserializing header: |incomplete metadata, file not fully covered|"
+        r"InvalidHeaderDeserialization|PytorchStreamReader failed|failed finding central directory",
         "a weight file is damaged or was not downloaded to its end",
         "Delete that file and download it again; `ls -l` beside the sizes on the Hub shows which one",
     ),
@@ -122,8 +114,7 @@ CAUSES = (
         r"does not appear to have a file named (?P<name>\S+?)\.? ",
         "the model folder lacks {name}",
         "Correct model_name_or_path, or complete the download; an adapter's folder goes into adapter_name_or_path, "
-        "its base "
-        "into model_name_or_path",
+        "its base into model_name_or_path",
     ),
     rule(
         r"Can't find '?adapter_config\.json'? at '?(?P<path>[^'\s]+)",
@@ -139,8 +130,8 @@ CAUSES = (
     rule(
         r"JSONDecodeError: (?P<what>.+)|ArrowInvalid: JSON parse error: (?P<arrow>.+)",
         lambda match: f"a JSON file is not valid: {match['what'] or match['arrow']}",
-        "The traceback above names the file; `lmf-chatts check` shows the row of a dataset, `python -m "
-        "json.tool` the place",
+        "The traceback above names the file; `lmf-chatts check` shows the row of a dataset, `python -m json.tool` "
+        "the place",
         "likely",
         general=True,
     ),

@@ -13,19 +13,17 @@ CAUSES = (
     OUT_OF_MEMORY,
     rule(
         r"CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_NOT_INITIALIZED|"
-        r"CUDNN_STATUS_NOT_INITIALIZED",
+        r"CUDNN_STATUS_NOT_INITIALIZED|valid cuDNN algorithm",
         "a CUDA library (cuBLAS, cuDNN) could not get its work space; most often the GPU's memory is used up, else "
-        "an index was out of range "
-        "before, or a foreign CUDA library is loaded",
+        "an index was out of range before, or a foreign CUDA library is loaded",
         "Look at `nvidia-smi` for other processes; halve per_device_train_batch_size; `unset LD_LIBRARY_PATH`; or "
-        "run once with "
-        "CUDA_LAUNCH_BLOCKING=1 to see the operation",
+        "run once with CUDA_LAUNCH_BLOCKING=1 to see the operation",
         "likely",
     ),
     rule(
         r"cuDNN version incompatibility|CUDNN_STATUS_(?:SUBLIBRARY_)?VERSION_MISMATCH|CUDNN_STATUS_SUBLIBRARY\w+|"
-        r"CUBLAS_STATUS_(?P<what>INVALID_VALUE|"
-        r"NOT_SUPPORTED|EXECUTION_FAILED|INTERNAL_ERROR|ARCH_MISMATCH|NOT_IMPLEMENTED)|CUDNN_STATUS_\w+",
+        r"CUBLAS_STATUS_(?P<what>INVALID_VALUE|NOT_SUPPORTED|EXECUTION_FAILED|INTERNAL_ERROR|ARCH_MISMATCH|"
+        r"NOT_IMPLEMENTED)|CUDNN_STATUS_\w+",
         "a CUDA library (cuBLAS, cuDNN) refused a call: most often another version than torch's own is loaded, or "
         "driver and build do not fit the card",
         "`unset LD_LIBRARY_PATH` (a system CUDA, an nvidia-* package) and try again; reinstall torch with its "
@@ -35,14 +33,11 @@ CAUSES = (
     ),
     rule(
         r"indexSelect\w+Index|srcIndex < srcSelectDimSize|vectorized_gather_kernel.*index out of bounds|index out of "
-        r"range in self|"
-        r"`t >= 0 && t < n_classes`|-sizes\[i\] <= index",
-        "an index is outside a table on the GPU: a token id beyond the embedding, or tokenizer and weights do "
-        "not belong "
-        "together",
-        "Train once with use_cpu: true, which names the row; check that tokenizer.json and config.json's "
-        "vocab_size come "
-        "from the same base",
+        r"range in self|`t >= 0 && t < n_classes`|-sizes\[i\] <= index",
+        "an index is outside a table on the GPU: a token id beyond the embedding, or tokenizer and weights do not "
+        "belong together",
+        "Train once with use_cpu: true, which names the row; check that tokenizer.json and config.json's vocab_size "
+        "come from the same base",
         needles=("Assertion `srcIndex", "index out of bounds", "Assertion `t >= 0"),
     ),
     rule(
@@ -55,16 +50,15 @@ CAUSES = (
     rule(
         r"CUDA error: an illegal memory access was encountered|CUDA error: misaligned address",
         "a GPU kernel touched memory that is not its own; the Python line in the traceback may be a later one",
-        "Run again with CUDA_LAUNCH_BLOCKING=1 to see the operation; try flash_attn: sdpa and "
-        "enable_liger_kernel: false to find the kernel",
+        "Run again with CUDA_LAUNCH_BLOCKING=1 to see the operation; try flash_attn: sdpa and enable_liger_kernel: "
+        "false to find the kernel",
         needles=("an illegal memory access was encountered",),
     ),
     rule(
         r"no kernel image is available|CUDA error: invalid device function",
         "this PyTorch build has no kernels for this card",
-        "Install the PyTorch build for a CUDA version that knows the card (cards of 2025 need CUDA 12.8 or "
-        "later; very old "
-        "ones CUDA 12.6); `lmf-chatts doctor` shows card and build",
+        "Install the PyTorch build for a CUDA version that knows the card (cards of 2025 need CUDA 12.8 or later; "
+        "very old ones CUDA 12.6); `lmf-chatts doctor` shows card and build",
         needles=("no kernel image is available",),
     ),
     rule(
@@ -78,11 +72,10 @@ CAUSES = (
     ),
     rule(
         r"system has unsupported display driver|Error 803|Driver/library version mismatch|Error 804|forward "
-        r"compatibility was attempted|"
-        r"kernel driver (?:version )?[\d.]+ does not match|API mismatch: the client has",
+        r"compatibility was attempted|kernel driver (?:version )?[\d.]+ does not match|API mismatch: the client has",
         "the NVIDIA driver's kernel module and its libraries are of different versions: the driver was updated "
-        "without a restart, or a container "
-        "or cuda-compat package brings libraries that this card's driver does not take",
+        "without a restart, or a container or cuda-compat package brings libraries that this card's driver does not "
+        "take",
         "Restart the machine, or reload the nvidia kernel modules; in a container take /usr/local/cuda/compat out of "
         "LD_LIBRARY_PATH; `nvidia-smi` must work first",
         needles=(
@@ -93,10 +86,9 @@ CAUSES = (
         explains=_OF_CUDA,
     ),
     rule(
-        r"driver on your system is too old \(found version (?P<found>\d+)\)|"
-        r"CUDA driver version is insufficient for CUDA runtime version|provided PTX was compiled with an unsupported "
-        r"toolchain|"
-        r"requires? (?:a )?(?:NVIDIA )?driver (?:version )?[^\n]*(?:newer|at least|>=)",
+        r"driver on your system is too old \(found version (?P<found>\d+)\)|CUDA driver version is insufficient for "
+        r"CUDA runtime version|provided PTX was compiled with an unsupported toolchain|requires? (?:a )?(?:NVIDIA "
+        r")?driver (?:version )?[^\n]*(?:newer|at least|>=)",
         lambda m: (
             "the NVIDIA driver is too old for this PyTorch build"
             + (f": it knows CUDA {int(m['found']) // 1000}.{int(m['found']) % 1000 // 10} only" if m["found"] else "")
@@ -120,8 +112,7 @@ CAUSES = (
         "CUDA cannot be initialised: the driver hangs (after suspend or an update), or CUDA_VISIBLE_DEVICES names no "
         "card of this machine",
         "See whether `nvidia-smi` works and CUDA_VISIBLE_DEVICES is right; `sudo rmmod nvidia_uvm && sudo modprobe "
-        "nvidia_uvm`, or restart the machine; "
-        "in a container also restart Docker",
+        "nvidia_uvm`, or restart the machine; in a container also restart Docker",
         needles=("CUDA unknown error", "Unexpected error from cudaGetDeviceCount"),
         benign=True,
         explains=_OF_CUDA,
@@ -133,6 +124,15 @@ CAUSES = (
         "GPUs away after a reload)",
         "likely",
         needles=("Can't initialize NVML", "Failed to initialize NVML"),
+        benign=True,
+        explains=_OF_CUDA,
+    ),
+    rule(
+        r"CUDA initialization: (?P<what>[^\n]+?)(?: \(Triggered|$)|CUDA driver initialization failed",
+        lambda m: f"CUDA cannot be initialised, so PyTorch sees no GPU: {m['what'] or 'the driver does not start'}",
+        "`nvidia-smi` must work first (in a container `--gpus all`); check CUDA_VISIBLE_DEVICES, update the driver "
+        "or restart the machine; `lmf-chatts doctor` shows card, driver and build",
+        needles=("CUDA initialization:", "CUDA driver initialization failed"),
         benign=True,
         explains=_OF_CUDA,
     ),
@@ -153,8 +153,8 @@ CAUSES = (
         r"Found no NVIDIA driver|No CUDA GPUs are available|no CUDA-capable device is detected|cuInit[^\n]*(?:100|no "
         r"device)",
         "PyTorch sees no NVIDIA GPU",
-        "Check `nvidia-smi` and CUDA_VISIBLE_DEVICES; in a container add `--gpus all`; on a machine without a GPU set "
-        "use_cpu: true",
+        "Check `nvidia-smi` and CUDA_VISIBLE_DEVICES; in a container add `--gpus all`; on a machine without a GPU "
+        "set use_cpu: true",
         needles=("Found no NVIDIA driver",),
         benign=True,
         explains=_OF_CUDA,
@@ -171,22 +171,19 @@ CAUSES = (
         needles=("invalid device ordinal",),
     ),
     rule(
-        r"uncorrectable ECC error|GPU is lost|has fallen off the bus|unspecified launch failure|CUDA error: "
-        r"unknown error",
+        r"uncorrectable ECC error|GPU is lost|has fallen off the bus|unspecified launch failure|CUDA error: unknown "
+        r"error",
         "the GPU itself failed",
-        "Look at `dmesg -T | grep -i xid` and `nvidia-smi -q -d ECC`; restart the machine, and leave this GPU "
-        "out until "
-        "it is checked",
+        "Look at `dmesg -T | grep -i xid` and `nvidia-smi -q -d ECC`; restart the machine, and leave this GPU out "
+        "until it is checked",
         needles=("uncorrectable ECC error", "GPU is lost", "fallen off the bus"),
     ),
     rule(
         r"doesn't support bf16/gpu|Bfloat16 is only supported on GPUs|does not support bfloat16|doest not suppo?rt "
-        r"bfloat16|bf16 is not supported "
-        r"on this",
+        r"bfloat16|bf16 is not supported on this",
         "this device has no bf16",
-        "Set bf16: false and fp16: true on cards before Ampere (RTX 20 series, V100, T4); use_cpu: true where "
-        "there is no "
-        "GPU",
+        "Set bf16: false and fp16: true on cards before Ampere (RTX 20 series, V100, T4); use_cpu: true where there "
+        "is no GPU",
     ),
     rule(
         r"requires Ampere or a newer GPU arch|--tf32 requires",

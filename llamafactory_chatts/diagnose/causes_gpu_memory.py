@@ -111,9 +111,8 @@ def _end_others(found: _Message) -> str:
 
 OUT_OF_MEMORY = rule(
     r"(?:CUDA|HIP|NPU|XPU|MPS backend) out of memory\. ?Tried to allocate|OutOfMemoryError: |CUDA error: out of "
-    r"memory|"
-    r"cuda runtime error \(2\)|CUDA_ERROR_OUT_OF_MEMORY|cudaMalloc[^\n]*out of memory|cudaErrorMemoryAllocation|No "
-    r"executable batch size found",
+    r"memory|cuda runtime error \(2\)|CUDA_ERROR_OUT_OF_MEMORY|cudaMalloc[^\n]*out of memory|"
+    r"cudaErrorMemoryAllocation|No executable batch size found",
     _out_of_memory,
     _make_room,
     needles=("CUDA out of memory", "CUDA error: out of memory"),

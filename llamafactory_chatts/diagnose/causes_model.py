@@ -1,185 +1,70 @@
 """Bases, tokenizers, adapters and checkpoints: what does not fit the libraries, the recipe or each other."""
 
-import re
-
 from .causes import rule
 from .installs import install
 
 
 _TRANSFORMERS = install("transformers")
-_VOCABULARY = re.compile(r"embed_tokens|lm_head|wte|word_embeddings|embed_out|shared\.weight|output_layer")
-_SIZE = re.compile(r"\d+")
-
-
-def _sizes(match: re.Match[str]) -> tuple[list[int], list[int]]:
-    has, wants = (list(map(int, _SIZE.findall(match[key]))) for key in ("has", "wants"))
-    return has, wants
-
-
-def _mismatch(match: re.Match[str]) -> str:
-    has, wants = _sizes(match)
-    name, shapes = match["name"] or "a weight", f"{match['has']} there and {match['wants']} here"
-    if has == [0]:
-        return f"the checkpoint holds empty weights ({shapes}): it was saved under ZeRO-3 without gathering them"
-    if wants == [0]:
-        return (
-            f"under ZeRO-3 this process holds no part of {name} ({shapes}): weights were loaded without gathering them"
-        )
-    if _is_vocabulary(name, has, wants):
-        return f"the vocabularies differ: {name} has {has[0]} rows in the checkpoint and {wants[0]} in the model"
-    if "lora_" in name and len(has) == len(wants) == 2:
-        other = 1 if "lora_A" in name else 0
-        if has[other] == wants[other]:
-            return f"the adapter has another lora_rank: {has[1 - other]} there and {wants[1 - other]} here ({name})"
-    if _half(has, wants):
-        return f"quantised and plain weights were mixed: {name} is {shapes}"
-    return f"adapter or checkpoint belong to another base: {name} is {shapes}"
-
-
-def _is_vocabulary(name: str, has: list[int], wants: list[int]) -> bool:
-    """Tell whether two shapes differ in the rows of a vocabulary: by the weight's name, or by how many there are."""
-    return has[1:] == wants[1:] and bool(_VOCABULARY.search(name) or min(has[0], wants[0]) > 20000)
-
-
-def _half(has: list[int], wants: list[int]) -> bool:
-    """Tell whether one of two shapes is that of packed 4-bit weights."""
-    return any(
-        len(a) == len(b) == 2 and a[1] == 1 and a[0] * 2 == b[0] * b[1] for a, b in ((has, wants), (wants, has))
-    )
-
-
-def _mend_mismatch(match: re.Match[str]) -> str:
-    has, wants = _sizes(match)
-    name = match["name"] or ""
-    if has == [0]:
-        return (
-            "Make whole weights of it: `python zero_to_fp32.py . OUT` in its folder; for the next run "
-            "stage3_gather_16bit_weights_on_model_save: true in the DeepSpeed file"
-        )
-    if wants == [0]:
-        return (
-            "Load the checkpoint in one process without DeepSpeed (merge it with `llamafactory-cli export` first), "
-            "or use ZeRO-2; "
-            "weights resized or added before loading do the same: no resize_vocab with ZeRO-3"
-        )
-    if _is_vocabulary(name, has, wants):
-        return (
-            "Give the tokenizer and the base that the checkpoint was trained with: tokens were added to one of the "
-            "two (resize_vocab, "
-            "add_tokens, new_special_tokens, the template); set the same keys as in that training"
-        )
-    if _half(has, wants):
-        return "Load the same kind on both sides: remove quantization_bit, or merge and save without it"
-    return (
-        "Give the base that the adapter was trained on (base_model_name_or_path in its adapter_config.json) and the "
-        "same lora_rank"
-    )
+_NEWER_TOKENIZER = (
+    "tokenizer_config.json was written by another transformers than the one installed here (a newer one writes lists "
+    "and classes that an older one does not know)"
+)
+_OTHER_TOKENIZER = f"{_TRANSFORMERS}; or take the tokenizer's files from the base's page again"
 
 
 CAUSES = (
     rule(
-        r"(?:size mismatch for (?P<name>[\w.]+): copying a param with shape (?P<has>torch\.Size\(\[[^\]]*\]\)) "
-        r"from\s+checkpoint, "
-        r"the shape in current model is (?P<wants>torch\.Size\(\[[^\]]*\]\)))",
-        _mismatch,
-        _mend_mismatch,
-    ),
-    rule(
-        r"(?P<name>[\w.]*weight)?[^\n]*Reinit due to size mismatch[^\n]*?(?P<has>torch\.Size\(\[[^\]]*\]\))[^\n]*?"
-        r"(?P<wants>torch\.Size\(\[[^\]]*\]\))",
-        _mismatch,
-        _mend_mismatch,
-        needles=("size mismatch",),
-    ),
-    rule(
-        r"Trying to set a tensor of shape (?P<has>(?:torch\.Size\()?\[[^\]]*\]\)?) in \"(?P<name>[\w.]+)\" \(which "
-        r"has shape "
-        r"(?P<wants>(?:torch\.Size\()?\[[^\]]*\]\)?)\)",
-        _mismatch,
-        _mend_mismatch,
-    ),
-    rule(
-        r"ignore_mismatched_sizes",
-        "weights of the checkpoint and of the model have different shapes",
-        "The report above the error names them: give the config.json that belongs to the weights, the same "
-        "vocabulary, and no "
-        "checkpoint that ZeRO-3 saved without gathering",
-        "likely",
-    ),
-    rule(
-        r"'weight' must be 2-D|weight tensor should be at least 2D|tensor\.shape\[0\] \(0\)|mat2 must be a matrix, "
-        r"got 1-D tensor|"
-        r"shape '\[[^\]]*\]' is invalid for input of size 0",
-        "a weight is empty here: ZeRO-3 holds it in parts, and it was used outside of the forward pass that gathers "
-        "it",
-        "Use ZeRO-2, or take out what touches single weights (resize_vocab, a second model, generation) under ZeRO-3",
-        "likely",
-    ),
-    rule(
-        r"(?:Missing|Unexpected) key\(s\) in state_dict: (?P<keys>[^\n]{0,200})",
-        "the checkpoint's weights have other names than the model's: {keys}",
-        "Give the base and the settings (finetuning_type, lora_target, timeseries_tuning) that the checkpoint was "
-        "trained with",
-    ),
-    rule(
-        r"loaded state dict (?:contains a parameter group|has a different number of parameter groups)|"
-        r"doesn't match the size of optimizer's group",
-        "the checkpoint's optimizer belongs to other trained weights than this recipe's",
-        "Resume with the settings of the first run (lora_target, timeseries_tuning, timeseries_sft_lr, freeze keys, "
-        "optim); else start "
-        "anew from its weights: adapter_name_or_path in place of resume_from_checkpoint",
-    ),
-    rule(
         r"model type [`'\"](?P<kind>chatts\w*|\w*ts)[`'\"] but Transformers does not recognize|KeyError: "
-        r"'(?P<key>chatts\w*)'|"
-        r"Model architectures? \['(?P<arch>\w*TS\w*)'\][^\n]*(?:not supported|failed)|cannot find model "
-        r"module[^\n]*'?(?P<module>\w*TS\w*)",
+        r"'(?P<key>chatts\w*)'|Model architectures? \['(?P<arch>\w*TS\w*)'\][^\n]*(?:not supported|failed)|cannot "
+        r"find model module[^\n]*'?(?P<module>\w*TS\w*)",
         "this program does not know ChatTS: the plug-in is not active in the environment that runs (or the program "
-        "is not "
-        "LLaMA-Factory)",
+        "is not LLaMA-Factory)",
         "Run `lmf-chatts doctor` with the same Python; unset LLAMAFACTORY_CHATTS=0; in scripts load with "
         "llamafactory_chatts.model.from_pretrained; serve with a vLLM that has ChatTS",
     ),
     rule(
         r"model type [`'\"](?P<kind>[\w.-]+)[`'\"] but Transformers does not recognize",
         "this transformers does not know the model type {kind}: it is older than the model, or the plug-in that "
-        "brings it is not "
-        "active in this environment",
+        "brings it is not active in this environment",
         f"{_TRANSFORMERS}; `lmf-chatts doctor` shows whether the plug-in is active",
     ),
     rule(
-        r"Unrecognized (?:configuration class|model in) (?P<what>\S+)|Should have a `model_type` key|(?:requires you "
-        r"to execute|contains "
-        r"custom code which must be executed)[^\n]*|`?trust_remote_code=True`? to|(?:KeyError|"
-        r"ModuleNotFoundError)[^\n]*transformers_modules",
+        r"Unrecognized (?:configuration class|processing class|model in) (?P<what>\S+)|Should have a `model_type` "
+        r"key|(?:requires you to execute|contains custom code which must be executed)[^\n]*|"
+        r"`?trust_remote_code=True`? to|(?:KeyError|ModuleNotFoundError)[^\n]*transformers_modules",
         "transformers does not know this kind of model and would run the checkpoint's own code: for ChatTS the "
-        "plug-in is not active "
-        "in this environment, else config.json lacks its model_type",
+        "plug-in is not active in this environment, else config.json lacks its model_type",
         "Run `lmf-chatts doctor` with the same Python; check that model_name_or_path is the folder of a whole model "
         "(config.json)",
         "likely",
     ),
     rule(
         r"does not match any variant|did not match any variant of untagged enum (?P<what>\w+)|(?:missing|unknown) "
-        r"field [`'\"]\w+[`'\"] "
-        r"at line|PreTokenizerTypeWrapper|invalid type: [^\n]*, expected [^\n]* at line \d+ column",
+        r"field [`'\"]\w+[`'\"] at line|PreTokenizerTypeWrapper|invalid type: [^\n]*, expected [^\n]* at line \d+ "
+        r"column",
         "tokenizer.json was written by a newer tokenizers than the one installed here (or is damaged)",
         f"{_TRANSFORMERS}, which brings the tokenizers that belongs to it; or take tokenizer.json from the base's "
         "page again",
     ),
     rule(
-        r"Tokenizer class (?P<name>\w+) does not exist|'list' object has no attribute '(?:keys|items)'|"
-        r"AttributeError: [^\n]*extra_special_tokens|unexpected keyword argument 'extra_special_tokens'",
-        "tokenizer_config.json was written by another transformers than the one installed here (a newer one writes "
-        "lists and classes "
-        "that an older one does not know)",
-        f"{_TRANSFORMERS}; or take the tokenizer's files from the base's page again",
+        r"Tokenizer class (?P<name>\w+) does not exist|argument '(?:vocab|merges)': |extra_special_tokens",
+        _NEWER_TOKENIZER,
+        _OTHER_TOKENIZER,
+    ),
+    rule(
+        r"'list' object has no attribute '(?:keys|items)'",
+        _NEWER_TOKENIZER,
+        _OTHER_TOKENIZER,
         frame=r"token|^$|auto|processing|(?:site|dist)-packages",
     ),
     rule(
+        r"tokenizer does not have a padding token",
+        "the tokenizer has no padding token: its files are not those of a ChatTS or Qwen base",
+        "Take the tokenizer's files from the base's page; model_name_or_path must hold them beside the weights",
+    ),
+    rule(
         r"Couldn't instantiate the backend tokenizer|Converting from SentencePiece and Tiktoken failed|TypeError: "
-        r"not a string|"
-        r"expected value at line 1 column 1|Failed to load tokenizer|EOF while parsing a value at line",
+        r"not a string|expected value at line 1 column 1|Failed to load tokenizer|EOF while parsing a value at line",
         "the tokenizer's files are missing, damaged, or a Git LFS pointer stands in their place",
         "`ls -l` of the model's folder: tokenizer.json has megabytes; download it again (`git lfs pull`), and check "
         "the installed "
@@ -197,23 +82,20 @@ CAUSES = (
         r"Tensor\.item\(\) cannot be called on meta|[Mm]eta tensors? (?:is|are) not supported|with Meta tensors|"
         r"(?:aten::\S+|'\w+')[^\n]*'Meta' backend|fake or meta tensor|meta[^\n]*data-dependent",
         "the model's code computes with values while it is built without content (meta device), as newer "
-        "transformers build models: the "
-        "modelling code is older than the library, most often code from the checkpoint's folder",
+        "transformers build models: the modelling code is older than the library, most often code from the "
+        "checkpoint's folder",
         "For ChatTS use the plug-in's classes (`lmf-chatts doctor` shows whether it is active; trust_remote_code has "
-        "no effect then); other bases: "
-        "newer modeling_*.py from the model's page, or the transformers it was written for",
+        "no effect then); other bases: newer modeling_*.py from the model's page, or the transformers it was written "
+        "for",
     ),
     rule(
         r"(?:Cannot copy out of|copy out of) meta tensor|is on the meta device|device meta is not on the expected "
-        r"device|on the expected device meta|"
-        r"and meta!|on device meta|doesn't have any device set|offload the whole model "
-        r"to (?:the )?disk|need an `offload_(?:dir|folder)`|meta tensors?\b",
+        r"device|on the expected device meta|and meta!|on device meta|doesn't have any device set|offload the whole "
+        r"model to (?:the )?disk|need an `offload_(?:dir|folder)`|weights offloaded to the disk|meta tensors?\b",
         "weights stand on the meta device, without content: they were offloaded because the model does not fit the "
-        "memory, or the "
-        "checkpoint does not hold them",
+        "memory, or the checkpoint does not hold them",
         "Make room: quantization_bit: 4, a smaller base, ZeRO-3 in place of device_map: auto; set low_cpu_mem_usage: "
-        "false; look for 'newly "
-        "initialized' above; `lmf-chatts plan RECIPE.yaml` predicts the need",
+        "false; look for 'newly initialized' above; `lmf-chatts plan RECIPE.yaml` predicts the need",
         needles=("are on the meta device because",),
         benign=True,
         explains=r"meta|NoneType|device|offload",
@@ -223,8 +105,7 @@ CAUSES = (
         "half precision on a device that does not compute it: {op} has no {kind}, most often because the model runs "
         "on the CPU",
         "See why no GPU is used (`nvidia-smi`, `lmf-chatts doctor`: driver, CUDA_VISIBLE_DEVICES, a CPU-only torch); "
-        "on the CPU set fp16: false "
-        "and bf16: false (pure_bf16: false, infer_dtype: float32)",
+        "on the CPU set fp16: false and bf16: false (pure_bf16: false, infer_dtype: float32)",
     ),
     rule(
         r"\"_amp_\w+\" not implemented for 'BFloat16'",
@@ -240,30 +121,32 @@ CAUSES = (
     ),
     rule(
         r"expected (?:scalar type|m1 and m2 to have the same dtype|mat1 and mat2 to have the same dtype)[^\n]*|mat1 "
-        r"and mat2 must have the same "
-        r"dtype[^\n]*|Input type \([^)]*\) and (?:weight|bias) type[^\n]*should be the same|must have the same "
-        r"dtype[^\n]*|expected all tensors to "
-        r"have the same dtype|requires uniform dtype|must flatten tensors with (?:uniform|same) dtype",
+        r"and mat2 must have the same dtype[^\n]*|Input type \([^)]*\) and (?:weight|bias) type[^\n]*should be the "
+        r"same|must have the same dtype[^\n]*|expected all tensors to have the same dtype|requires uniform dtype|"
+        r"must flatten tensors with (?:uniform|same) dtype",
         "weights and inputs are of different precision (16 and 32 bits are mixed)",
         "Set one of bf16: true and fp16: true, and none of pure_bf16, upcast_layernorm and infer_dtype against it; "
-        "under FSDP all weights need "
-        "one dtype (bnb_4bit_quant_storage)",
+        "under FSDP all weights need one dtype (bnb_4bit_quant_storage)",
         "likely",
     ),
     rule(
         r"[Ff]lash[- ]?[Aa]ttention[^\n]*only support(?:s|ed)? (?:for )?(?:fp16|torch\.float16|the|Ampere)[^\n]*|"
-        r"FlashAttention only supports "
-        r"Ampere GPUs",
+        r"FlashAttention only supports Ampere GPUs",
         "FlashAttention needs fp16 or bf16 and a card from Ampere on",
         "Set flash_attn: sdpa, or bf16: true (fp16: true) for the model",
     ),
     rule(
         r"KeyError: ['\"](?P<kind>[a-z][\w.-]*)['\"]",
         "this transformers does not know the model type {kind}: it is older than the model, or the plug-in that "
-        "brings it is "
-        "not active in this environment",
+        "brings it is not active in this environment",
         f"{_TRANSFORMERS}; `lmf-chatts doctor` shows whether the plug-in is active",
         frame=r"configuration_auto|auto_factory|modeling_auto|tokenization_auto|processing_auto",
+    ),
+    rule(
+        r"cutlassF: no kernel found|No available kernel\. Aborting|Attention using SDPA",
+        "PyTorch's attention has no kernel for this card, precision and mask together",
+        "Set flash_attn: disabled (plain attention), or bf16: true (fp16: true) where the model runs in fp32",
+        "likely",
     ),
     rule(
         r"rope_scaling`? must be a dictionary|KeyError: '(?:rope_type|rope_theta|type)'",
@@ -294,8 +177,7 @@ CAUSES = (
         r"pop from an empty deque|INFLIGHT",
         "ZeRO-3: the modules ran in another order than in the pass before, so its prefetching lost track",
         "Set stage3_prefetch_bucket_size: 0 in the DeepSpeed file, or use ZeRO-2; no generation or evaluation "
-        "between the "
-        "steps of ZeRO-3",
+        "between the steps of ZeRO-3",
         "likely",
     ),
     rule(

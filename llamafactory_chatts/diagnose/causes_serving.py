@@ -15,9 +15,8 @@ def _too_long(match: re.Match[str]) -> str:
 CAUSES = (
     rule(
         r"(?:hf[-_]to[-_]gguf|llama[._-]?cpp|ollama|gguf)[^\n]*(?:not supported|does not recognize|unsupported|"
-        r"unknown|not implemented|ERROR)|"
-        r"unknown model architecture: '(?P<arch>\w+)'|(?:Model|Architecture) '?(?P<model>\w*TS\w*)'? (?:is )?not "
-        r"supported",
+        r"unknown|not implemented|ERROR)|unknown model architecture: '(?P<arch>\w+)'|(?:Model|Architecture) "
+        r"'?(?P<model>\w*TS\w*)'? (?:is )?not supported",
         "llama.cpp (GGUF, Ollama) does not support the architecture of ChatTS: such a model cannot be converted",
         "Serve the exported folder with transformers (llamafactory-cli api) or with a vLLM that has ChatTS",
         needles=("hf-to-gguf", "unknown model architecture", "ollama", "gguf"),
@@ -25,8 +24,7 @@ CAUSES = (
     ),
     rule(
         r"GenerationConfig is invalid|[Gg]eneration config[^\n]*(?:is invalid|non-default generation parameters)|"
-        r"generation flags are not valid[^\n]*|"
-        r"`do_sample` is set to `False`[^\n]*",
+        r"generation flags are not valid[^\n]*|`do_sample` is set to `False`[^\n]*",
         "generation_config.json of the base contradicts itself (temperature, top_p or top_k with do_sample: false), "
         "and saving refuses it",
         "Edit generation_config.json in the base's folder: do_sample true, or remove temperature, top_p and top_k; "
@@ -41,8 +39,8 @@ CAUSES = (
     ),
     rule(
         r"(?P<need>[\d.]+ GiB) KV cache is needed[^\n]*?available KV cache memory \((?P<has>[\d.]+ GiB)\)|No "
-        r"available memory for the cache blocks|max seq len "
-        r"\(\d+\) is larger than the maximum number of tokens that can be stored in KV cache",
+        r"available memory for the cache blocks|max seq len \(\d+\) is larger than the maximum number of tokens that "
+        r"can be stored in KV cache",
         _too_long,
         "Lower vllm_maxlen (max_model_len), raise vllm_gpu_util (gpu_memory_utilization, up to 0.95), or serve on "
         "more cards",
@@ -55,8 +53,7 @@ CAUSES = (
     ),
     rule(
         r"max_model_len \(?(?P<want>\d+)\)? is greater than the derived max_model_len|longer than the maximum model "
-        r"length|maximum context length is \d+|Input length "
-        r"[^\n]* exceeds",
+        r"length|maximum context length is \d+|Input length [^\n]* exceeds",
         "a prompt with its series is longer than the length that the server was started for",
         "Raise vllm_maxlen (max_model_len) up to what the base takes, or send fewer or shorter series",
     ),
@@ -90,8 +87,7 @@ CAUSES = (
     ),
     rule(
         r"TypeError: (?:argument of type 'bool' is not iterable|unhashable type: 'dict')|schema\.get|"
-        r"Pydantic\w*Error|is not a known "
-        r"gradio",
+        r"Pydantic\w*Error|is not a known gradio",
         "the web page's packages (gradio, gradio_client, pydantic, starlette) do not fit each other",
         f"{install('gradio', options='--upgrade')} with what LLaMA-Factory's own requirements allow; training needs "
         "no web page: llamafactory-cli train",
@@ -99,14 +95,13 @@ CAUSES = (
     ),
     rule(
         r"has no attribute 'npu'|\baclnn\w+|\bE[A-Z]\d{4}\b[^\n]*|\bERR\d{5} \w+|The Inner error is reported as "
-        r"above|torch_npu|\bCANN\b|"
-        r"\bAscend\b|HCCL|libascend\w*|\bacl(?:rt|op)\w+|NPU "
-        r"(?:error|function error)|kernel (?:package|binary)[^\n]*(?:not found|not exist)",
+        r"above|torch_npu|\bCANN\b|\bAscend\b|HCCL|libascend\w*|\bacl(?:rt|op)\w+|NPU (?:error|function error)|"
+        r"kernel (?:package|binary)[^\n]*(?:not found|not exist)",
         "an operation of the Ascend NPU failed: its kernels (the CANN kernel package), torch_npu and the driver are "
         "missing or do not fit each other",
         "Install CANN's toolkit and the kernels package for this NPU in one version, `source "
-        "/usr/local/Ascend/ascend-toolkit/set_env.sh`, and the torch_npu "
-        "that belongs to torch; ChatTS is not tested there",
+        "/usr/local/Ascend/ascend-toolkit/set_env.sh`, and the torch_npu that belongs to torch; ChatTS is not tested "
+        "there",
         "likely",
         needles=("aclnn", "ERR0", "ERR9", "The Inner error is reported", "libascend"),
         explains=r"Inner error|acl|npu|NPU|Ascend|ERR\d|ImportError",
@@ -131,8 +126,7 @@ CAUSES = (
             f"the base is quantised already ({m['kind'] or m['module']}), and the package that reads it is missing"
         ),
         "Take the unquantised (16-bit) base with quantization_bit: 4: ChatTS is trained that way; else install the "
-        "package that the message names (optimum, "
-        "gptqmodel, autoawq) for the installed torch",
+        "package that the message names (optimum, gptqmodel, autoawq) for the installed torch",
         "likely",
     ),
     rule(

@@ -5,8 +5,8 @@ from .causes import rule
 
 CAUSES = (
     rule(
-        r"can't allocate memory: you tried to allocate (?P<size>\d+) bytes|"
-        r"DefaultCPUAllocator: not enough memory: you tried to allocate (?P<more>\d+) bytes",
+        r"can't allocate memory: you tried to allocate (?P<size>\d+) bytes|DefaultCPUAllocator: not enough memory: "
+        r"you tried to allocate (?P<more>\d+) bytes",
         lambda match: (
             f"host memory ran out: {int(match['size'] or match['more']) / 2**30:.1f} GiB more could not be had"
         ),
@@ -17,8 +17,7 @@ CAUSES = (
         r"MemoryError|std::bad_alloc|Cannot allocate memory|ArrowMemoryError|Unable to allocate [\d.]+ [KMG]iB",
         "host memory ran out",
         "Free memory (`free -g`, cgroup limit, `ulimit -v`); lower preprocessing_num_workers and "
-        "dataloader_num_workers; "
-        "`lmf-chatts plan` predicts the need",
+        "dataloader_num_workers; `lmf-chatts plan` predicts the need",
         needles=("std::bad_alloc", "Cannot allocate memory"),
     ),
     rule(
@@ -29,50 +28,45 @@ CAUSES = (
         needles=("Unexpected bus error encountered in worker",),
     ),
     rule(
-        r"DataLoader worker \(pid\(?s?\)? ?(?P<pid>[\d, ]+)\) (?:is killed by signal: (?P<signal>[\w ]+?)\.|"
-        r"exited unexpectedly)",
+        r"DataLoader worker \(pid\(?s?\)? ?(?P<pid>[\d, ]+)\) (?:is killed by signal: (?P<signal>[\w ]+?)\.|exited "
+        r"unexpectedly)",
         lambda match: (
             f"data loader worker {match['pid']} was ended from outside"
             + (f" (signal: {match['signal']})" if match["signal"] else "")
             + "; most often the host's memory (RAM) or /dev/shm ran out"
         ),
-        "`dmesg -T | grep -iE 'oom|killed process'` shows whether the kernel did it; lower "
-        "dataloader_num_workers, or 0 to "
-        "see the worker's own error",
+        "`dmesg -T | grep -iE 'oom|killed process'` shows whether the kernel did it; lower dataloader_num_workers, "
+        "or 0 to see the worker's own error",
         "likely",
     ),
     rule(
         r"ConnectionResetError|ConnectionRefusedError|EOFError|BrokenPipeError",
         "a worker process on this machine (data loader or preprocessing) ended while its result was being fetched",
-        "`dmesg -T | grep -iE 'oom|killed process'` shows whether the kernel did it; lower dataloader_num_workers and "
-        "preprocessing_num_workers, or 0 to see the worker's own error",
+        "`dmesg -T | grep -iE 'oom|killed process'` shows whether the kernel did it; lower dataloader_num_workers "
+        "and preprocessing_num_workers, or 0 to see the worker's own error",
         "likely",
         frame=r"/multiprocessing/",
     ),
     rule(
         r"One of the subprocesses has abruptly died during map operation",
         "a worker of the preprocessing was ended from outside or crashed",
-        "`dmesg -T | grep -iE 'oom|killed process'` shows whether the kernel did it; set "
-        "preprocessing_num_workers: 1 to "
-        "see the worker's own error",
+        "`dmesg -T | grep -iE 'oom|killed process'` shows whether the kernel did it; set preprocessing_num_workers: "
+        "1 to see the worker's own error",
     ),
     rule(
         r"Current loss scale already at minimum",
         "fp16 overflows at every step: gradients are NaN or infinite, and DeepSpeed cannot lower the loss scale "
         "further",
-        "Use bf16: true where the card has it; else a lower learning_rate, warmup_ratio: 0.1 and max_grad_norm: "
-        "1.0; check "
-        "the series for extreme values with `lmf-chatts check`",
+        "Use bf16: true where the card has it; else a lower learning_rate, warmup_ratio: 0.1 and max_grad_norm: 1.0; "
+        "check the series for extreme values with `lmf-chatts check`",
         needles=("Current loss scale already at minimum",),
     ),
     rule(
         r"(?:FloatingPointError|ValueError|RuntimeError)[^\n]*\b(?:nan|NaN|inf)\b|[Ll]oss (?:is|became) (?:nan|NaN|"
-        r"inf)|Function '\w+' "
-        r"returned nan values",
+        r"inf)|Function '\w+' returned nan values",
         "loss or gradients became NaN or infinite",
         "Go back to a checkpoint from before; lower learning_rate (a tenth), warmup_ratio: 0.1, max_grad_norm: 1.0, "
-        "bf16 in place "
-        "of fp16; check the series for extreme values: `lmf-chatts check`",
+        "bf16 in place of fp16; check the series for extreme values: `lmf-chatts check`",
         "likely",
         general=True,
     ),
@@ -80,20 +74,17 @@ CAUSES = (
         r"Attempting to unscale FP16 gradients",
         "weights that are trained are stored in fp16, where fp16: true wants them in fp32",
         "Remove pure_bf16/upcast settings that keep trained weights in 16 bit, or use bf16: true; with LoRA the "
-        "adapter "
-        "stays in fp32 by itself",
+        "adapter stays in fp32 by itself",
     ),
     rule(
         r"probability tensor contains either `inf`, `nan` or element < 0",
         "the model's output is NaN or infinite while it generates",
-        "The weights diverged: look for the first nan in the training log and lower learning_rate; or use bf16 "
-        "in place of "
-        "fp16",
+        "The weights diverged: look for the first nan in the training log and lower learning_rate; or use bf16 in "
+        "place of fp16",
     ),
     rule(
         r"Please correct the following DeepSpeed config values that mismatch TrainingArguments "
-        r"values:(?P<what>[\s\S]*?)"
-        r"(?:The easiest|$)",
+        r"values:(?P<what>[\s\S]*?)(?:The easiest|$)",
         "the DeepSpeed file contradicts the recipe: {what}",
         'Write "auto" for these values in the DeepSpeed JSON',
     ),
@@ -103,19 +94,18 @@ CAUSES = (
         'Write "auto" for train_batch_size, train_micro_batch_size_per_gpu and gradient_accumulation_steps',
     ),
     rule(
-        r"Expected a string path to an existing deepspeed config, or a dictionary, or a base64 encoded string\.[^:]*: "
-        r"(?P<file>\S+)|DeepSpeedConfigError: (?P<what>.+)",
+        r"Expected a string path to an existing deepspeed config, or a dictionary, or a base64 encoded "
+        r"string\.[^:]*: (?P<file>\S+)|DeepSpeedConfigError: (?P<what>.+)",
         lambda match: f"DeepSpeed's configuration cannot be used: {match['what'] or match['file'] + ' is not there'}",
         "Correct `deepspeed:` in the recipe; examples/deepspeed holds files that work",
     ),
     rule(
         r"element 0 of tensors does not require grad|does not require grad and does not have a grad_fn",
         "nothing that is trained takes part in the loss: gradient checkpointing got inputs that need no gradient, or "
-        "everything "
-        "is frozen",
+        "everything is frozen",
         "Set use_reentrant_gc: false (or disable_gradient_checkpointing: true); own code calls "
-        "model.enable_input_require_grads(). "
-        "Then check finetuning_type, lora_target and the freeze keys: 'trainable params' above must not be 0",
+        "model.enable_input_require_grads(). Then check finetuning_type, lora_target and the freeze keys: 'trainable "
+        "params' above must not be 0",
     ),
     rule(
         r"None of the inputs have requires_grad=True",
@@ -129,31 +119,25 @@ CAUSES = (
     rule(
         r"backward through the graph a second time|modified by an inplace operation|Trying to backward through",
         "backward went through the same graph twice, or a value that it needs was overwritten: gradient "
-        "checkpointing and another "
-        "wrapper do not go together",
+        "checkpointing and another wrapper do not go together",
         "Set use_reentrant_gc: false, or disable_gradient_checkpointing: true; with DDP also "
         "ddp_find_unused_parameters: false",
         "likely",
     ),
     rule(
         r"module must have its parameters and buffers on device cuda:\d|in replica \d+ on device|parallel_apply|"
-        r"nn\.DataParallel|"
-        r"chunk expects at least a 1-dimensional tensor|Gather got an input of invalid size|grad can be implicitly "
-        r"created only for "
-        r"scalar outputs",
+        r"nn\.DataParallel|'DataParallel' object has no attribute|chunk expects at least a 1-dimensional tensor|"
+        r"Gather got an input of invalid size|grad can be implicitly created only for scalar outputs",
         "one plain process drives several GPUs (DataParallel), which this training cannot do",
         "Start one process per GPU: FORCE_TORCHRUN=1 llamafactory-cli train RECIPE.yaml (or torchrun), or show it "
-        "one GPU: "
-        "CUDA_VISIBLE_DEVICES=0",
+        "one GPU: CUDA_VISIBLE_DEVICES=0",
     ),
     rule(
         r"[Ee]xpected all tensors to be on the same device|tensors? (?:is|are) on cuda:\d+, different from other "
-        r"tensors on|"
-        r"device than the one you're training on|loaded with `?device_map='auto'`? in any distributed",
+        r"tensors on|device than the one you're training on|loaded with `?device_map='auto'`? in any distributed",
         "the model's parts lie on different devices",
         "One GPU per process: FORCE_TORCHRUN=1 for several, CUDA_VISIBLE_DEVICES=0 for one; no device_map: auto in "
-        "training; if it is split "
-        "because it does not fit, quantization_bit: 4 or ZeRO-3",
+        "training; if it is split because it does not fit, quantization_bit: 4 or ZeRO-3",
     ),
     rule(
         r"Expected to have finished reduction in the prior iteration",

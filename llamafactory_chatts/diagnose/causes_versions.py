@@ -41,11 +41,10 @@ CAUSES = (
     rule(
         r"Weights only load failed|WeightsUnpickler error|Unsupported (?:global|class|operand)[^\n]*|weights_only",
         "torch.load refuses a checkpoint's file with weights_only: it holds more than tensors, as files of an older "
-        "torch, numpy "
-        "or DeepSpeed do",
+        "torch, numpy or DeepSpeed do",
         f"Read it with the versions that wrote it, or with the supported ones: {_TORCH}. rng_state*.pth of a "
-        "checkpoint may be "
-        "deleted; files whose origin you trust may be loaded with TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1",
+        "checkpoint may be deleted; files whose origin you trust may be loaded with "
+        "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1",
         frame=r"",
     ),
     rule(
@@ -69,24 +68,22 @@ CAUSES = (
     ),
     rule(
         r"A module that was compiled using NumPy 1\.x|_ARRAY_API not found|numpy\.dtype size changed|Numpy is not "
-        r"available|"
-        r"numpy\.core\.multiarray failed to import|`np\.\w+` was removed in the NumPy 2|module 'numpy' has no "
-        r"attribute|"
-        r"No module named 'numpy\._core|numpy\.ufunc size changed",
+        r"available|numpy\.core\.multiarray failed to import|`np\.\w+` was removed in the NumPy 2|module 'numpy' has "
+        r"no attribute|No module named 'numpy\._core|numpy\.ufunc size changed",
         "numpy is of another major version than the one that a package was built for",
         f"{install('torch', 'pandas', 'pyarrow', options='--upgrade')}; update the package that the "
         "message names, too",
     ),
     rule(
-        r"Descriptors cannot (?:not )?be created directly|'MessageFactory' object has no attribute|"
-        r"cannot import name 'builder' from 'google\.protobuf",
+        r"Descriptors cannot (?:not )?be created directly|'MessageFactory' object has no attribute|cannot import "
+        r"name 'builder' from 'google\.protobuf",
         "protobuf is of another version than the code made with it (tensorboard, sentencepiece)",
         f"{install('tensorboard', options='--upgrade')}; or set PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python",
     ),
     rule(
         r"TypeError: (?P<call>[A-Z]\w*(?:\.[\w<>]+)*|[\w.<>]+\.[\w<>]+)\(\) got (?:an unexpected keyword argument|"
-        r"multiple values for "
-        r"argument) '(?P<name>\w+)'|(?P<other>[A-Z]\w+) got unexpected keyword argument '?(?P<more>\w+)",
+        r"multiple values for argument) '(?P<name>\w+)'|(?P<other>[A-Z]\w+) got unexpected keyword argument "
+        r"'?(?P<more>\w+)",
         _unexpected,
         _unexpected_fix,
     ),
@@ -99,8 +96,7 @@ CAUSES = (
     ),
     rule(
         r"TypeError: (?P<call>[\w.<>]+?)\(\) (?:missing \d+ required (?:positional|keyword-only) arguments?: "
-        r"(?P<names>[^\n]+)|"
-        r"takes (?P<takes>[^\n]*positional arguments? but \d+ (?:was|were) given))",
+        r"(?P<names>[^\n]+)|takes (?P<takes>[^\n]*positional arguments? but \d+ (?:was|were) given))",
         lambda m: (
             f"versions do not fit: {m['call']}() "
             + (f"also wants {m['names']}" if m["names"] else f"takes {m['takes']}")
@@ -112,11 +108,9 @@ CAUSES = (
     ),
     rule(
         r"AttributeError: (?:type object )?'(?P<owner>\w*(?:Trainer|Config|Cache|Arguments|Args|Tokenizer\w*|"
-        r"Processor|Model|CausalLM|"
-        r"Accelerator|State|Optimizer|Scheduler|Layer|Attention))' object has no attribute '(?P<name>\w+)'|"
-        r"module '(?P<module>(?:transformers|trl|peft|accelerate|datasets|deepspeed|llamafactory|"
-        r"liger_kernel)[\w.]*)' has no "
-        r"attribute '(?P<what>\w+)'",
+        r"Processor|Model|CausalLM|Accelerator|State|Optimizer|Scheduler|Layer|Attention))' object has no attribute "
+        r"'(?P<name>\w+)'|module '(?P<module>(?:transformers|trl|peft|accelerate|datasets|deepspeed|llamafactory|"
+        r"liger_kernel)[\w.]*)' has no attribute '(?P<what>\w+)'",
         lambda m: f"versions do not fit: {m['owner'] or m['module']} has no {m['name'] or m['what']}",
         f"Install versions that belong together: {_STACK}; `lmf-chatts doctor` shows what is installed",
         "likely",
@@ -130,9 +124,8 @@ CAUSES = (
         "and tokenized_path",
     ),
     rule(
-        r"ImportError: cannot import name '(?P<name>\w+)' from (?:partially initialized module "
-        r")?'(?P<where>(?:transformers|trl|peft|"
-        r"accelerate|datasets|huggingface_hub|tokenizers|llamafactory)[\w.]*)'",
+        r"cannot import name '(?P<name>\w+)' from (?:partially initialized module )?'(?P<where>(?:transformers|trl|"
+        r"peft|accelerate|datasets|huggingface_hub|tokenizers|llamafactory)[\w.]*)'",
         "versions do not fit: {where} has no {name}",
         f"Install versions that belong together: {_STACK}; `lmf-chatts doctor` shows what is installed",
     ),

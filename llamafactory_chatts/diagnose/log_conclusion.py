@@ -109,7 +109,9 @@ def _by_rule(reading: Reading, traces: list[Trace]) -> Diagnosis | None:
         if isinstance(found, Diagnosis):
             return found
 
-    hits = sorted(reading.hits.values(), key=lambda hit: hit[0].number)
+    phase = reading.facts.phase
+    hits = [(line, cause) for line, cause in reading.hits.values() if cause.match(line.text, phase=phase)]
+    hits.sort(key=lambda hit: hit[0].number)
     for trace in traces[:1]:
         for line, cause in hits:
             if cause.explains and line.number < trace.number and cause.explains.search(trace.text):

@@ -107,7 +107,7 @@ def read(path: Path) -> Reading:
         for word in words:
             if word in text:
                 for index, cause in needles[word]:
-                    if index not in reading.hits and cause.match(text, phase=reading.facts.phase):
+                    if index not in reading.hits and cause.pattern.search(text):
                         reading.hits[index] = (line, cause)
 
     return reading

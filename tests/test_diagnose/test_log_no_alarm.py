@@ -7,13 +7,13 @@ from llamafactory_chatts.diagnose.log_reading import diagnose_log
 
 NOISE = [
     "[WARNING] async_io requires the dev libaio .so object and headers but these were not found.",
-    " [WARNING]  using untested triton version (3.4.0), only 1.0.0 is known to be compatible",
-    "/x/torch/utils/checkpoint.py:85: UserWarning: None of the inputs have requires_grad=True. Gradients will be None",
-    "/x/transformers/trainer.py:3354: FutureWarning: You are using `torch.load` with `weights_only=False` (the current "
-    "default value), which uses the default pickle module implicitly. It is possible to construct malicious pickle data",
+    " [WARNING]  using untested triton version (3.4.0), only 1.0.0 is known to fit",
+    "/x/checkpoint.py:85: UserWarning: None of the inputs have requires_grad=True. Gradients will be None",
+    "/x/trainer.py:3354: FutureWarning: You are using `torch.load` with `weights_only=False` (the current "
+    "default value), which uses the default pickle module implicitly. It is possible to construct malicious data",
     "huggingface/tokenizers: The current process just got forked, after parallelism has already been used.",
-    "[W socket.cpp:663] [c10d] The client socket has failed to connect to [localhost]:29500 (errno: 99 - Cannot assign).",
-    "[rank0]:[W1125 ProcessGroupNCCL.cpp:1250] Warning: WARNING: process group has NOT been destroyed before it exits.",
+    "[W socket.cpp:663] [c10d] The client socket has failed to connect to [localhost]:29500 (errno: 99).",
+    "[rank0]:[W1125 ProcessGroupNCCL.cpp:1250] Warning: WARNING: process group has NOT been destroyed.",
     "node01:3310:3702 [0] NCCL INFO NET/IB : Using [0]mlx5_0:1/RoCE [1]mlx5_1:1/RoCE [RO]; OOB bond0:10.0.8.21<0>",
     "WARNING:root:Some parameters are on the meta device because they were offloaded to the cpu.",
     "Could not find the bitsandbytes CUDA binary at PosixPath('/x/libbitsandbytes_cuda130.so')",
