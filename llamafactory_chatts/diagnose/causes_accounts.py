@@ -97,8 +97,8 @@ CAUSES = (
         "Correct the name or path; for a private model `hf auth login`",
     ),
     rule(
-        r"(?:modelscope|ModelScope)[^\n]*(?:NotExistError|not exists?\b|404)|NotExistError|404 Client "
-        r"Error|(?<!Local)EntryNotFoundError",
+        r"(?:modelscope|ModelScope)[^\n]*(?:NotExistError|not exists?\b|404)|NotExistError|404 Client Error|"
+        r"(?<!Local)EntryNotFoundError",
         "the Hub (or ModelScope) has no such model, dataset or file",
         "Correct the name: USER/NAME as its page shows it, on the hub that is asked (USE_MODELSCOPE_HUB=1 asks "
         "ModelScope)",

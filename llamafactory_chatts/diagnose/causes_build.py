@@ -189,7 +189,7 @@ CAUSES = (
         general=True,
     ),
     rule(
-        r"triton\.\S*Error\b",
+        r"triton\.\S*Error\b|Triton Error \[\w+\]",
         "a Triton kernel could not be compiled or run on this GPU",
         "Set enable_liger_kernel: false; take the Triton that torch brings: "
         f"{install('torch', options='--force-reinstall')}",

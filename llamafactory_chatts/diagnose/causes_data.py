@@ -50,7 +50,7 @@ CAUSES = (
         "Correct `columns` and `tags` (role_tag, content_tag, user_tag, assistant_tag) of the entry in "
         "dataset_info.json, and its formatting (alpaca or sharegpt); `lmf-chatts dataset-info validate` and "
         "`lmf-chatts check` show what the file holds",
-        frame=r"llamafactory|(?:site|dist)-packages|^$",
+        frame=r"llamafactory|datasets[/\\]|transformers|torch[/\\]utils|multiprocess|^$",
     ),
     rule(
         r"KeyError: ['\"](?P<key>[^'\"\n]+)['\"]",

@@ -8,6 +8,9 @@ from .installs import STACK, install, is_ours
 
 _MEND = "`lmf-chatts doctor` checks the whole environment and shows the command"
 _TORCH = install("torch", "torchvision", "torchaudio", options="--force-reinstall")
+_HOST_OF = {name: ("llamafactory",) for name in STACK}
+"""What is installed along with a package: the host that asks for another range of it is itself out of range."""
+
 _MODULES = {
     "bs4": "beautifulsoup4", "cv2": "opencv-python", "PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml",
     "rouge_chinese": "rouge-chinese", "flash_attn": "flash-attn", "liger_kernel": "liger-kernel",
@@ -64,10 +67,10 @@ CAUSES = (
         "Call llamafactory_chatts.register.register() before that import, or leave LLAMAFACTORY_CHATTS unset",
     ),
     rule(
-        r"(?P<need>[\w.-]+(?:[<>=!][^ ]*)?) is required for a normal functioning of this module, but found "
+        r"(?P<need>(?P<name>[\w-]+)(?:[<>=!][^ ]*)?) is required for a normal functioning of this module, but found "
         r"(?P<found>\S+?)\.?(?:\s|$)",
         "LLaMA-Factory or transformers needs {need}, installed is {found}",
-        lambda match: f"{install(match['need'])}; {_MEND}",
+        lambda match: f"{install(*_HOST_OF.get(match['name'].lower(), ()), match['need'])}; {_MEND}",
     ),
     rule(
         r"operator torchvision::nms does not exist|Couldn't load custom C\+\+ ops|torchvision.*compiled with "
@@ -224,8 +227,8 @@ CAUSES = (
         general=True,
     ),
     rule(
-        r"(?:ImportError|RuntimeError): (?:Using |Loading |\w+ )?[`'\"]?(?P<what>[\w -]+?)[`'\"]? (?:requires|needs) "
-        r"(?:the )?[`'\"]?(?P<name>[a-z][\w-]+)[`'\"]?(?: library| package)?|Please install it (?:with|via|using) "
+        r"ImportError: (?:Using |Loading |\w+ )?[`'\"]?(?P<what>[\w -]+?)[`'\"]? (?:requires|needs) (?:the "
+        r")?[`'\"]?(?P<name>[a-z][\w-]+)[`'\"]?(?: library| package)?|Please install it (?:with|via|using) "
         r"[`'\"]?pip install (?:-U )?(?P<pip>[\w-]+)",
         lambda match: (
             f"the package {match['name'] or match['pip']} is missing or too old"

@@ -15,8 +15,7 @@ _OTHER_TOKENIZER = f"{_TRANSFORMERS}; or take the tokenizer's files from the bas
 CAUSES = (
     rule(
         r"model type [`'\"](?P<kind>chatts\w*|\w*ts)[`'\"] but Transformers does not recognize|KeyError: "
-        r"'(?P<key>chatts\w*)'|Model architectures? \['(?P<arch>\w*TS\w*)'\][^\n]*(?:not supported|failed)|cannot "
-        r"find model module[^\n]*'?(?P<module>\w*TS\w*)",
+        r"'(?P<key>chatts\w*)'",
         "this program does not know ChatTS: the plug-in is not active in the environment that runs (or the program "
         "is not LLaMA-Factory)",
         "Run `lmf-chatts doctor` with the same Python; unset LLAMAFACTORY_CHATTS=0; in scripts load with "

@@ -58,6 +58,23 @@ CAUSES = (
         "Raise vllm_maxlen (max_model_len) up to what the base takes, or send fewer or shorter series",
     ),
     rule(
+        r"Model architectures? \[(?P<arch>[^\]]*)\][^\n]*(?:not supported|failed to be inspected)|cannot find model "
+        r"module[^\n]*",
+        "this vLLM does not know the architecture of ChatTS: {arch}",
+        "Serve with a vLLM in which ChatTS is registered (ChatTS's own repository names it), or with infer_backend: "
+        "huggingface (llamafactory-cli api), where `lmf-chatts doctor` shows that the plug-in is active",
+    ),
+    rule(
+        r"At most (?P<count>\d+) (?P<what>\w+?)\(?s?\)? may be provided in one (?:request|prompt)",
+        "a request holds more series (or other inputs) than vLLM was started for: {count} {what}",
+        "Raise limit_mm_per_prompt in vllm_config for {what}, or send fewer in one request",
+    ),
+    rule(
+        r"[Cc]onversation roles must alternate|roles must alternate",
+        "the messages of a request do not alternate between user and assistant",
+        "Send them in turns, the system's first; series belong into user turns",
+    ),
+    rule(
         r"LoRA rank (?P<rank>\d+) is greater than max_lora_rank",
         "the adapter's rank {rank} is above what vLLM was started for",
         "Set vllm_config: {{max_lora_rank: {rank}}}, or merge the adapter first: llamafactory-cli export",
@@ -128,6 +145,11 @@ CAUSES = (
         "Take the unquantised (16-bit) base with quantization_bit: 4: ChatTS is trained that way; else install the "
         "package that the message names (optimum, gptqmodel, autoawq) for the installed torch",
         "likely",
+    ),
+    rule(
+        r"Unknown quantization type, got (?P<kind>\w+)",
+        "the base is quantised in a way ({kind}) that this transformers does not know",
+        f"Take the 16-bit base with quantization_bit: 4, or {install('transformers')}",
     ),
     rule(
         r"model is already quantized with|attempted to quantize it again|Cannot initialize PiSSA adapter on "

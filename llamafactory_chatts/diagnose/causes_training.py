@@ -54,6 +54,14 @@ CAUSES = (
         "1 to see the worker's own error",
     ),
     rule(
+        r"(?:JOB|STEP|TASK) \S+ ON \S+ CANCELLED(?: AT \S+)?(?: DUE TO (?P<why>[A-Z ]+?))?(?: \*|$)|job killed: "
+        r"walltime",
+        lambda m: f"the scheduler ended the job{': ' + m['why'].lower() if m['why'] else ''}",
+        "Ask for more time (or memory) for the job, set save_steps so that a checkpoint lies before the limit, then "
+        "resume_from_checkpoint: true",
+        needles=("CANCELLED", "walltime"),
+    ),
+    rule(
         r"Current loss scale already at minimum",
         "fp16 overflows at every step: gradients are NaN or infinite, and DeepSpeed cannot lower the loss scale "
         "further",
@@ -62,8 +70,8 @@ CAUSES = (
         needles=("Current loss scale already at minimum",),
     ),
     rule(
-        r"(?:FloatingPointError|ValueError|RuntimeError)[^\n]*\b(?:nan|NaN|inf)\b|[Ll]oss (?:is|became) (?:nan|NaN|"
-        r"inf)|Function '\w+' returned nan values",
+        r"FloatingPointError[^\n]*\b(?:nan|NaN|inf)\b|[Ll]oss (?:is|became) (?:nan|NaN|inf)|Function '\w+' returned "
+        r"nan values",
         "loss or gradients became NaN or infinite",
         "Go back to a checkpoint from before; lower learning_rate (a tenth), warmup_ratio: 0.1, max_grad_norm: 1.0, "
         "bf16 in place of fp16; check the series for extreme values: `lmf-chatts check`",

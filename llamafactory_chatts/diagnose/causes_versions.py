@@ -107,13 +107,23 @@ CAUSES = (
         general=True,
     ),
     rule(
+        r"'(?P<owner>(?:Seq2Seq|SFT|DPO|KTO|PPO|Reward)?Trainer|TrainingArguments|DynamicCache|Accelerator)' object "
+        r"has no attribute '(?P<name>\w+)'",
+        "versions do not fit: {owner} has no {name}",
+        f"Install versions that belong together: {_STACK}; if the line is in your own code, correct it there: "
+        "Trainer.tokenizer is processing_class today",
+        "likely",
+        general=True,
+    ),
+    rule(
         r"AttributeError: (?:type object )?'(?P<owner>\w*(?:Trainer|Config|Cache|Arguments|Args|Tokenizer\w*|"
-        r"Processor|Model|CausalLM|Accelerator|State|Optimizer|Scheduler|Layer|Attention))' object has no attribute "
+        r"Processor|Model|CausalLM|State|Optimizer|Scheduler|Layer|Attention))' object has no attribute "
         r"'(?P<name>\w+)'|module '(?P<module>(?:transformers|trl|peft|accelerate|datasets|deepspeed|llamafactory|"
         r"liger_kernel)[\w.]*)' has no attribute '(?P<what>\w+)'",
         lambda m: f"versions do not fit: {m['owner'] or m['module']} has no {m['name'] or m['what']}",
         f"Install versions that belong together: {_STACK}; `lmf-chatts doctor` shows what is installed",
         "likely",
+        frame=r"(?:site|dist)-packages|llamafactory|^$",
         general=True,
     ),
     rule(

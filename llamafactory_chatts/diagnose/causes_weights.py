@@ -39,6 +39,14 @@ def _is_vocabulary(name: str, has: list[int], wants: list[int]) -> bool:
     return has[1:] == wants[1:] and bool(_VOCABULARY.search(name) or min(has[0], wants[0]) > 20000)
 
 
+def _shapes_of_a_product(match: re.Match[str]) -> str:
+    if match["b"].startswith("1x"):
+        return "4-bit weights were used as if they were plain ones"
+
+    shapes = f"{match['a']} and {match['b']}"
+    return f"a layer and its input do not fit ({shapes}): config.json or adapter belong to other weights"
+
+
 def _half(has: list[int], wants: list[int]) -> bool:
     """Tell whether one of two shapes is that of packed 4-bit weights."""
     return any(
@@ -112,6 +120,29 @@ CAUSES = (
         "the checkpoint's weights have other names than the model's: {keys}",
         "Give the base and the settings (finetuning_type, lora_target, timeseries_tuning) that the checkpoint was "
         "trained with",
+    ),
+    rule(
+        r"zero_pp_rank_\d+|can't find checkpoint|(?:trainer_state\.json|optimizer\.pt|scheduler\.pt)'?[^\n]*(?:not "
+        r"found|does not exist)|No such file or directory: '?[^'\n]*(?:trainer_state\.json|optimizer\.pt|"
+        r"scheduler\.pt)",
+        "the checkpoint is not whole: the state of optimizer and trainer is not in it (save_only_model: true, a "
+        "write that broke off, or another launcher wrote it)",
+        "Resume from another checkpoint-N with the launcher that wrote it; or start anew from its weights: "
+        "adapter_name_or_path (LoRA) or model_name_or_path in place of resume_from_checkpoint",
+    ),
+    rule(
+        r"size of tensor a \((?P<a>\d{5,7})\) must match the size of tensor b \((?P<b>\d{5,7})\) at non-singleton "
+        r"dimension 0",
+        "the vocabularies differ: {a} rows on one side, {b} on the other",
+        "Give the tokenizer and the base that belong together; set resize_vocab, add_tokens and the template as in "
+        "the training before",
+    ),
+    rule(
+        r"mat1 and mat2 shapes cannot be multiplied \((?P<a>\d+x\d+) and (?P<b>\d+x\d+)\)",
+        _shapes_of_a_product,
+        "Give base, config.json and adapter that belong together; load quantised bases with quantization_bit and "
+        "bitsandbytes only, under ZeRO-3 none",
+        "likely",
     ),
     rule(
         r"loaded state dict (?:contains a parameter group|has a different number of parameter groups)|doesn't match "

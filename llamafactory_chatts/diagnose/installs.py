@@ -46,7 +46,7 @@ def _ranges() -> dict[str, str]:
 
 def is_ours(package: str) -> bool:
     """Tell whether a package's supported range is known."""
-    return package.lower().replace("_", "-") in _ranges()
+    return _name(package) in _ranges()
 
 
 def supports(package: str, version: str) -> bool:

@@ -9,7 +9,7 @@ from .causes import Cause, all_causes, fill
 from .diagnosis import Diagnosis
 from .log_lines import Line
 from .log_reading import Reading
-from .log_signals import FROM_OUTSIDE, ended_by_signal, explain_signal, interrupted, quote
+from .log_signals import FROM_OUTSIDE, ended_by_signal, explain_signal, interrupted, out_of_host_memory, quote
 from .log_tracebacks import Trace
 from .log_unknown import trace_line, unknown
 from .own_errors import own_error
@@ -233,6 +233,9 @@ def _without_end(reading: Reading) -> list[Diagnosis]:
 
     if not facts.finished and (found := _by_complaint(reading, [], None)) is not None:
         return [found]
+
+    if facts.oom is not None and not facts.finished:
+        return [out_of_host_memory(facts)]
 
     if facts.started and not facts.finished:
         return [

@@ -102,6 +102,11 @@ def explain_signal(facts: Facts, code: int | None) -> Diagnosis | None:
     return Diagnosis(f"{who} was ended by signal {number}{phase}", evidence, "Find out what sent it", "likely")
 
 
+def out_of_host_memory(facts: Facts) -> Diagnosis:
+    """Return that the kernel's out-of-memory killer ended a process, where the log shows that and no exit code."""
+    return _killed(facts, "a process", f" {facts.phase}" if facts.phase else "", "", "")
+
+
 def interrupted(phase: str, evidence: str) -> Diagnosis:
     return Diagnosis(
         f"interrupted by the user (Ctrl-C){phase}",

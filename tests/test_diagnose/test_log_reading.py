@@ -117,6 +117,10 @@ class TestCodes:
         assert "out-of-memory killer" in found.cause and found.certainty == "certain"
         assert evidence.splitlines()[-1][:40] in found.evidence
 
+    def test_the_kernels_words_count_without_an_exit_code(self, diagnose):
+        (found,) = diagnose(TRAINING + "[ 9041.2] Out of memory: Killed process 4711 (python) total-vm:87033376kB\n")
+        assert "out-of-memory killer during training" in found.cause and "line 2:" in found.evidence
+
     def test_counters_of_zero_are_no_evidence(self, diagnose):
         (found,) = diagnose(TRAINING + "oom 0\noom_kill 0\n", 137)
         assert "memory" not in found.cause
