@@ -110,7 +110,8 @@ def _end_others(found: _Message) -> str:
 
 
 OUT_OF_MEMORY = rule(
-    r"(?:CUDA|HIP|NPU|XPU|MPS backend) out of memory\. ?Tried to allocate|OutOfMemoryError: |CUDA error: out of "
+    r"(?:CUDA|HIP|NPU|XPU|MPS backend) out of memory\. ?Tried to allocate|(?<!ray\.exceptions\.)OutOfMemoryError: |"
+    r"CUDA error: out of "
     r"memory|cuda runtime error \(2\)|CUDA_ERROR_OUT_OF_MEMORY|cudaMalloc[^\n]*out of memory|"
     r"cudaErrorMemoryAllocation|No executable batch size found",
     _out_of_memory,

@@ -14,7 +14,8 @@ CAUSES = (
         "with quantization_bit: 4; `lmf-chatts plan` predicts the need",
     ),
     rule(
-        r"MemoryError|std::bad_alloc|Cannot allocate memory|ArrowMemoryError|Unable to allocate [\d.]+ [KMG]iB",
+        r"\bMemoryError|node running low on memory|ray\.exceptions\.OutOfMemoryError|std::bad_alloc|Cannot allocate "
+        r"memory|ArrowMemoryError|Unable to allocate [\d.]+ [KMG]iB",
         "host memory ran out",
         "Free memory (`free -g`, cgroup limit, `ulimit -v`); lower preprocessing_num_workers and "
         "dataloader_num_workers; `lmf-chatts plan` predicts the need",

@@ -39,7 +39,7 @@ CAUSES = (
         f"{_TORCH}; or convert the weights to safetensors",
     ),
     rule(
-        r"Weights only load failed|WeightsUnpickler error|Unsupported (?:global|class|operand)[^\n]*|weights_only",
+        r"Weights only load failed|WeightsUnpickler error|Unsupported (?:global|class|operand)[^\n]*",
         "torch.load refuses a checkpoint's file with weights_only: it holds more than tensors, as files of an older "
         "torch, numpy or DeepSpeed do",
         f"Read it with the versions that wrote it, or with the supported ones: {_TORCH}. rng_state*.pth of a "
