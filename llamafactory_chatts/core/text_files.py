@@ -2,36 +2,60 @@
 
 import codecs
 import os
+import re
+import shlex
 from pathlib import Path
 
 from .errors import ChatTSError
 
 
-GUESSES = (("GB18030", "gb18030"), ("CP1252", "cp1252"), ("LATIN1", "latin-1"))
-"""Encodings that are tried in this order, as iconv and as Python call them."""
-
 TEXT_SUFFIXES = (".json", ".jsonl", ".csv", ".txt")
 CHUNK = 1 << 20
 
 
+_MARKS = (  # the mark of UTF-32 begins with that of UTF-16
+    (b"\xff\xfe\0\0", "UTF-32"),
+    (b"\0\0\xfe\xff", "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+_ALONE = re.compile(rb"(?<![\x80-\xff])[\x80-\xff](?![\x80-\xff])")
+_HIGH = re.compile(rb"[\x80-\xff]")
+
+
+def _of_wide_characters(sample: bytes) -> str | None:
+    """Return the encoding of text whose characters have two or four bytes; None for any other."""
+    marked = next((name for mark, name in _MARKS if sample.startswith(mark)), None)
+    zeros = [sample[start:200:2].count(0) for start in (0, 1)]
+    if marked or max(zeros) <= min(len(sample), 200) // 8 or min(zeros) * 4 > max(zeros):
+        return marked
+
+    return "UTF-16LE" if zeros[1] > zeros[0] else "UTF-16BE"
+
+
 def guess_encoding(sample: bytes) -> str:
-    """Return the name, as ``iconv`` knows it, of an encoding other than UTF-8 that fits some bytes."""
-    if sample.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "UTF-16"
+    """Return the name, as ``iconv`` knows it, of an encoding other than UTF-8 that fits some bytes.
 
-    if sample[1:80:2].count(0) > 20 or sample[:80:2].count(0) > 20:
-        return "UTF-16LE" if sample[1:80:2].count(0) > 20 else "UTF-16BE"
+    Western letters with marks stand alone among ASCII; a Chinese character of GBK has two bytes, the first, and mostly
+    both, above 127. Most Western text could be read as GBK, too, so this is looked at first.
+    """
+    wide = _of_wide_characters(sample)
+    if wide:
+        return wide
 
-    for name, codec in GUESSES:
+    if len(_ALONE.findall(sample)) * 2 <= len(_HIGH.findall(sample)):
         try:
-            sample.decode(codec)
+            sample.decode("gb18030")
+            return "GB18030"
         except UnicodeDecodeError as error:
-            if error.end < len(sample) - 4:  # a character cut at the end of the sample says nothing
-                continue
+            if error.end >= len(sample) - 4:  # a character cut at the end of the sample says nothing
+                return "GB18030"
 
-        return name
-
-    return "LATIN1"
+    try:
+        sample.decode("cp1252")
+        return "CP1252"
+    except UnicodeDecodeError:
+        return "LATIN1"
 
 
 def not_utf8(path: str | os.PathLike, sample: bytes, line: int | None = None) -> ChatTSError:
@@ -48,12 +72,12 @@ def not_utf8(path: str | os.PathLike, sample: bytes, line: int | None = None) ->
     return ChatTSError(
         f"the file is not UTF-8; it looks like {shown}",
         where=where,
-        fix=f"Convert it: iconv -f {encoding} -t UTF-8 {path} > NEW_FILE",
+        fix=f"Convert it: iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > NEW_FILE",
     )
 
 
 def check_utf8(path: str | os.PathLike, limit: int | None = None) -> None:
-    """Raise a :class:`ChatTSError` where a file is not UTF-8, with the line and the encoding that fits.
+    """Raise a :class:`ChatTSError` where a file is damaged or not UTF-8, with the line and the encoding that fits.
 
     Args:
         path: of the file; read in pieces.
@@ -62,8 +86,13 @@ def check_utf8(path: str | os.PathLike, limit: int | None = None) -> None:
     decoder, line, seen = codecs.getincrementaldecoder("utf-8")(), 1, 0
     with open(path, "rb") as file:
         while (limit is None or seen < limit) and (chunk := file.read(CHUNK)):
-            if seen == 0 and (chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in chunk[:80]):
+            if seen == 0 and _of_wide_characters(chunk):
                 raise not_utf8(path, chunk)
+
+            if b"\0" in chunk:
+                line += chunk.count(b"\n", 0, chunk.index(0))
+                what = "it holds a zero byte: the file is damaged"
+                raise ChatTSError(what, where=f"{path}:{line}", fix="Copy or write it again")
 
             try:
                 decoder.decode(chunk)
@@ -72,6 +101,9 @@ def check_utf8(path: str | os.PathLike, limit: int | None = None) -> None:
 
             line += chunk.count(b"\n")
             seen += len(chunk)
+
+        if decoder.getstate()[0] and not file.read(1):
+            raise ChatTSError("the last character is cut", where=f"{path}:{line}", fix="Copy or write the file again")
 
 
 def check_files(path: str | os.PathLike, limit: int | None = None) -> None:
@@ -95,7 +127,7 @@ def read_text(path: str | os.PathLike) -> str:
     except OSError as error:
         raise ChatTSError(f"cannot be read ({error.strerror})", where=str(path), fix="Mend its rights") from None
 
-    if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+    if _of_wide_characters(data):
         raise not_utf8(path, data)
 
     try:
