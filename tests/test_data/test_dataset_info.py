@@ -106,6 +106,14 @@ def test_good_entries_of_every_kind_pass(tmp_path):
             'bad: `tags` are read in formatting sharegpt and openai only. Add "formatting": "sharegpt"',
         ),
         ({"file_name": "lost.jsonl"}, "bad.file_name: .*lost.jsonl does not exist"),
+        (
+            {"file_name": "data.json", "columns": {"prompt": "p", "chosen": "c", "rejected": "r"}},
+            "bad: `chosen` and `rejected` are read with `ranking` only",
+        ),
+        (
+            {"file_name": "data.json", "formatting": "sharegpt", "columns": {"messages": "m", "prompt": "p"}},
+            "bad.columns: the texts of sharegpt and openai rows are in `messages`",
+        ),
         ([], r"bad: \[\] is not a JSON object"),
     ],
 )
