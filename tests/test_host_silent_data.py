@@ -154,6 +154,61 @@ class TestUnmappedSeries:
         write_dataset([text_row(**more)] * 2, columns=TEXTS)
         assert len(load_data(recipe()).train) == 2
 
+    @pytest.mark.parametrize(
+        "more",
+        [
+            {"ts": "2024-01-01 08:00"},
+            {"ts": 1700000000},
+            {"series": "Game of Thrones"},
+            {"ts": ["one", "two"]},
+            {"embedding": [0.5] * 64},
+            {"input_ids": list(range(64))},
+            {"token_logprobs": [[-0.5] * 64]},
+        ],
+        ids=str,
+    )
+    def test_times_texts_and_vectors_are_no_series(self, write_dataset, recipe, more):
+        write_dataset([text_row(**more)] * 2, columns=TEXTS)
+        assert len(load_data(recipe()).train) == 2
+
+    @pytest.mark.parametrize(
+        ("name", "cell"),
+        [("time-series", [[1, 2, 3]]), ("signals", [[1, 2, 3]]), ("ts", "a.csv"), ("series", ["a.npy", "b.npy"])],
+        ids=str,
+    )
+    def test_other_names_and_paths(self, write_dataset, recipe, name, cell):
+        write_dataset([text_row(**{name: cell})] * 2, columns=TEXTS)
+        assert f"all 2 rows hold series in {name!r}" in error(recipe())
+
+    def test_a_named_column_without_a_series_beside_one_that_has_them(self, write_dataset, recipe):
+        columns = {**TEXTS, "timeseries": "timeseries"}
+        write_dataset([text_row(timeseries=[], ts_data=[SERIES])] * 3, columns=columns)
+        assert 'Add "timeseries": "ts_data" to `columns`' in error(recipe())
+
+    def test_placeholders_in_a_column_that_is_not_named(self, write_dataset, recipe):
+        write_dataset([text_row(question="Look <ts><ts/>")] * 3, columns=TEXTS)
+        text = error(recipe())
+        assert "all 3 rows hold <ts><ts/> in 'question', which `columns` does not name" in text
+
+    def test_a_named_column_of_a_fixed_length_is_not_empty(self):
+        import pyarrow as pa
+        from datasets import Dataset
+
+        from llamafactory_chatts.host.series_counts import with_series
+
+        cells = pa.array([[[1.0, 2.0]], None], pa.list_(pa.list_(pa.float64()), 1))
+        assert with_series(Dataset(pa.table({"timeseries": cells})), "timeseries") == 1
+
+    def test_behind_the_first_rows(self, write_dataset, recipe, said):
+        write_dataset([text_row(timeseries=None)] * 100 + [text_row(timeseries=[SERIES])], columns=TEXTS)
+        assert len(load_data(recipe()).train) == 101
+        assert any("1 of 101 rows hold series in 'timeseries'" in line for line in said)
+
+    def test_streamed_first_rows_differ(self, write_dataset, recipe, said):
+        write_dataset([text_row(timeseries=[SERIES]), text_row(timeseries=[])] * 3, columns=TEXTS)
+        next(iter(load_data(recipe(streaming=True)).train))
+        assert any("3 of 6 rows hold series in 'timeseries'" in line for line in said)
+
 
 class TestCounts:
     def test_rows_with_and_without(self, write_dataset, recipe, said):
@@ -183,6 +238,12 @@ class TestPairs:
         columns = {"prompt": "input", "chosen": "chosen", "rejected": "rejected", "timeseries": "timeseries"}
         write_dataset(rows, ranking=True, columns=columns)
         assert "data.jsonl:2: 'chosen' and 'rejected' are the same answer (a)" in error(recipe(stage="dpo"))
+
+    @pytest.mark.parametrize("rejected", ["ok ", "\nok"])
+    def test_the_same_answer_but_for_space(self, write_dataset, recipe, rejected):
+        columns = {"prompt": "input", "chosen": "chosen", "rejected": "rejected"}
+        write_dataset([{"input": "Hi", "chosen": "ok", "rejected": rejected}], ranking=True, columns=columns)
+        assert "are the same answer" in error(recipe(stage="dpo"))
 
 
 class TestHeldOut:

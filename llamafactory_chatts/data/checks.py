@@ -160,7 +160,8 @@ class _Run:
             self.findings.add("skipped-file", str(file))
 
         first = len(self.files)
-        unmapped: dict[str, list[str]] = {}
+        unmapped: dict[tuple[str, str], list[str]] = {}
+        carried = False
         for number, row, content, layout in self._rows(part):
             counts[number] += 1
             where = self._where((number, row))
@@ -175,18 +176,34 @@ class _Run:
             if checker is None or layout is not used:
                 checker, used = RowChecker(self.findings, layout, self.answers, self.limit, part.media_dir), layout
 
-            columns = [] if COLUMN in layout.columns else series_columns.unmapped(content, layout.columns.values())
-            for name in columns:
-                unmapped.setdefault(name, []).append(where)
+            named = layout.columns.get(COLUMN)
+            if named in content and content[named] is not None and len(content[named]):
+                carried = True  # other columns may hold what they like
 
-            checked = checker.check(content, where, text_only=not columns)
+            columns = [] if carried else series_columns.unmapped(content, layout.columns.values())
+            marked = (
+                []
+                if carried
+                else series_columns.unmapped(content, layout.columns.values(), series_columns.holds_placeholder)
+            )
+            for code, names in (("series-unmapped", columns), ("placeholders-unmapped", marked)):
+                for name in names:
+                    unmapped.setdefault((code, name), []).append(where)
+
+            checked = checker.check(content, where, text_only=bool(named) or not columns)
             if checked is not None:
                 self._keep(index, (number, row), checked)
 
-        for name, places in unmapped.items():
-            code = "series-unmapped" if len(places) == counts.total() else "series-unmapped-some"
+        for (code, name), places in unmapped.items() if not carried else ():
+            role = COLUMN if code == "series-unmapped" else "prompt"
+            if len(places) < counts.total():
+                if role == "prompt":
+                    continue
+
+                code += "-some"
+
             for where in places:
-                self.findings.add(code, where, f'add "{COLUMN}": "{name}" to `columns`')
+                self.findings.add(code, where, f'add "{role}": "{name}" to `columns`')
 
         for number in range(first, len(self.files)):
             self.findings.parts.append((self.files[number], counts[number]))

@@ -42,6 +42,11 @@ CODES: dict[str, tuple[str, str, str]] = {
         "series that `columns` does not name, in every row",
         "Name their column, or the rows train as text alone",
     ),
+    "placeholders-unmapped": (
+        ERROR,
+        "<ts><ts/> in a column that `columns` does not name, in every row",
+        "Name it as the prompt, and the column of series",
+    ),
     "answers-equal": (ERROR, "chosen and rejected answer are the same", "Write two answers, or remove the row"),
     "leakage": (ERROR, "same series in two parts", "Keep it in one part; lmf-chatts prepare splits by source series"),
     "constant": (WARNING, "constant series", "Nothing can be learnt from it but its level; check the source"),

@@ -1,5 +1,6 @@
 """How the rows of a dataset are written: which column holds what. The same reading as LLaMA-Factory's converters."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -85,7 +86,7 @@ class Layout:
             ChatTSError: none is known.
         """
         common = {COLUMN: COLUMN} if COLUMN in row else {}
-        common |= {"tools": "tools"} if isinstance(row.get("tools"), str) else {}
+        common |= {"tools": "tools"} if isinstance(row.get("tools"), (str, list, dict)) else {}
         tag = next((name for name in ("kto_tag", "label") if isinstance(row.get(name), bool)), None)
         common |= {"kto_tag": tag} if tag else {}
         pair = {name: name for name in ("chosen", "rejected") if name in row}
@@ -129,6 +130,9 @@ class Layout:
             "items": {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "string"}},
         }
         kinds[COLUMN] = {"type": ["array", "string", "null"]}
+        if self.formatting == "openai":  # the host writes them as JSON
+            kinds["tools"] = {"type": ["string", "array", "object", "null"]}
+
         kinds["kto_tag"] = {"type": "boolean"}
         kinds["chosen"] = kinds["rejected"] = {"type": "string"}
         if "messages" in named:
@@ -155,7 +159,8 @@ class Layout:
         """
         talk = self._read(row)
         tools, desired = (row.get(self.columns[key]) if key in self.columns else None for key in ("tools", "kto_tag"))
-        return replace(talk, tools=tools or "", desired=desired)
+        tools = tools if isinstance(tools, str) else json.dumps(tools) if tools else ""
+        return replace(talk, tools=tools, desired=desired)
 
     def _read(self, row: dict[str, Any]) -> Conversation:
         named = self.columns

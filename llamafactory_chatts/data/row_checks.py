@@ -142,6 +142,8 @@ class RowChecker:
         question, answer = [*map(_text, [*texts, talk.tools]), *values], [_text(text) for text in talk.answers]
         if talk.desired is not None:  # KTO: an answer is good or bad; several to one question are what it is made of
             question, answer = [*question, *answer], [b"good" if talk.desired else b"bad"]
+        elif self.layout.ranking:  # several pairs to one question are no contradiction, one pair both ways round is
+            question = [*question, *sorted(answer)]
 
         return CheckedRow(talk, series, labels, _hash(question), _hash(answer))
 
@@ -180,7 +182,7 @@ class RowChecker:
         self, talk: Conversation, series: list[np.ndarray], about_series: bool, where: str
     ) -> list[str] | None:
         labels = None
-        if self.layout.ranking and len(set(talk.answers)) == 1:
+        if self.layout.ranking and len({text.strip() for text in talk.answers}) == 1:
             self.findings.add("answers-equal", where, shorten(talk.answers[0]))
 
         for text in talk.answers:

@@ -200,7 +200,7 @@ class ChatTSDatasetConverter(DatasetConverter):
             )
 
         texts = [message["content"] for message in response]
-        if self.answers == 2 and attr.ranking and texts[0] == texts[1]:
+        if self.answers == 2 and attr.ranking and texts[0].strip() == texts[1].strip():
             raise ChatTSError(
                 f"{attr.chosen!r} and {attr.rejected!r} are the same answer ({shorten(texts[0], 40)})",
                 fix="Write two different answers, or remove the row",

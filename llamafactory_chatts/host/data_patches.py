@@ -4,6 +4,7 @@ import copy
 import hashlib
 import os
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from ..core.contract import COLUMN, MAX_OVERLONG_SHARE, TEMPLATE
@@ -148,7 +149,7 @@ def convert_with_row_numbers(loader: Any, name: str) -> None:
 
             from .converter import ChatTSDatasetConverter
             from .rows import PROBLEM, SEPARATOR, RowConverter
-            from .series_counts import count_series, refuse_unmapped
+            from .series_counts import PROBED, count_series, refuse_unmapped, with_series
 
             file = file_of(dataset_attr, data_args)
             first = next(iter(dataset), None)
@@ -162,9 +163,14 @@ def convert_with_row_numbers(loader: Any, name: str) -> None:
             options: dict[str, Any] = {"with_indices": True, "remove_columns": list(first), "features": None}
             options["features"] = _features(PROBLEM if rows.collect else None)
             if data_args.streaming:
-                refuse_unmapped([first], dataset_attr, file, loader.logger, streamed=True)
+                probed = list(islice(dataset, PROBED))
+                refuse_unmapped(probed, dataset_attr, f"{file} (first {len(probed)} rows)", loader.logger)
                 column = f"series in {dataset_attr.timeseries!r}" if dataset_attr.timeseries else "no column of series"
-                loader.logger.info_rank0(f"ChatTS: {file} is streamed, {column}; rows with series are not counted.")
+                found = with_series(probed, dataset_attr.timeseries) if dataset_attr.timeseries else 0
+                loader.logger.info_rank0(
+                    f"ChatTS: {file} is streamed, {column}; rows with series are not counted, "
+                    f"of the first {len(probed)} rows {found or 'none'} carry some."
+                )
                 return dataset.map(rows, **options)
 
             refuse_unmapped(dataset, dataset_attr, file, loader.logger)

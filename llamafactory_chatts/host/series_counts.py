@@ -1,18 +1,18 @@
 """How many rows of a dataset carry series, and rows whose series would be left out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..core.contract import COLUMN
-from ..core.series_columns import not_mapped, unmapped
+from ..core.contract import COLUMN, PLACEHOLDER
+from ..core.series_columns import looks_like_series, not_mapped
 from .lane import NO_SERIES
 
 
 PROBED = 64
-"""Rows in which columns of series are looked for that the entry does not name."""
+"""Rows at the start of streamed data that are looked at."""
 
 ROLES = (
     *("prompt", "query", "response", "history", "messages", "system", "tools"),
@@ -21,42 +21,76 @@ ROLES = (
 """Attributes of a ``DatasetAttr`` that name a column."""
 
 
-def refuse_unmapped(rows: Any, attr: Any, file: str, logger: Any, streamed: bool = False) -> None:
-    """Refuse a dataset whose rows all hold series in a column that its entry does not name; warn where some do.
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+
+
+def refuse_unmapped(rows: Any, attr: Any, file: str, logger: Any) -> None:
+    """Refuse a dataset that trains as text although all rows have series in a column that its entry does not name.
+
+    A column of texts with ``<ts><ts/>`` counts, too. Where only some rows have one, a warning says so.
 
     Args:
-        rows: a ``Dataset``; with ``streamed`` its first rows.
+        rows: a ``Dataset``, or a list of the first rows of a streamed one.
         attr: ``DatasetAttr`` of LLaMA-Factory.
         file: named in the message.
 
     Raises:
         ChatTSError: every row has such a cell.
     """
-    if getattr(attr, COLUMN, None) is not None:
+    column = getattr(attr, COLUMN, None)
+    if column is not None and with_series(rows, column) != 0:
         return
 
     mapped = {getattr(attr, role, None) for role in ROLES}
-    probed: Iterable[dict[str, Any]] = rows if streamed else rows.select(range(min(PROBED, len(rows))))
-    for name in dict.fromkeys(name for row in probed for name in unmapped(row, mapped)):
-        filled = len(rows) if streamed else _filled(rows, name)
-        error = not_mapped(name, filled, len(rows), file)
-        if filled == len(rows):
+    for name in _columns(rows):
+        series, filled, marked = (0, 0, 0) if name in mapped else _held(rows, name)
+        if not (series or marked):
+            continue
+
+        error = not_mapped(name, filled if series else marked, len(rows), file, placeholders=not series)
+        if (filled if series else marked) == len(rows):
             raise error
 
         logger.warning_rank0(f"ChatTS: {error}")
 
 
-def _filled(dataset: Any, name: str) -> int:
-    """Return how many cells of a column are neither null nor empty."""
-    filled = 0
-    for table in dataset.select_columns(name).with_format("arrow").iter(batch_size=1000):
-        column = table[name]
-        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-            filled += pc.sum(pc.greater(pc.fill_null(pc.list_value_length(column), 0), 0)).as_py() or 0
-        else:
-            filled += len(column) - column.null_count
+def _columns(rows: Any) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row) if isinstance(rows, list) else rows.column_names)
 
-    return filled
+
+def with_series(rows: Any, column: str) -> int | None:
+    """Return how many rows have something in the column of series; None where there is no such column."""
+    return _held(rows, column)[1] if column in _columns(rows) else None
+
+
+def _held(rows: Any, name: str) -> tuple[bool, int, int]:
+    """Return whether a column's first filled cell holds series, its filled cells, and those with ``<ts><ts/>``."""
+    first, filled, marked = None, 0, 0
+    for column in _pieces(rows, name):
+        if any(is_kind(column.type) for is_kind in _LISTS):
+            there = pc.greater(pc.fill_null(pc.list_value_length(column), 0), 0)
+        elif pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            there = pc.greater(pc.fill_null(pc.utf8_length(column), 0), 0)
+            marked += pc.sum(pc.match_substring(column, PLACEHOLDER)).as_py() or 0
+        else:
+            return False, filled, 0
+
+        filled += pc.sum(there).as_py() or 0
+        at = pc.index(there, True).as_py()
+        first = column[at].as_py() if first is None and at >= 0 else first
+
+    return first is not None and looks_like_series(name, first), filled, marked
+
+
+def _pieces(rows: Any, name: str) -> Iterator[Any]:
+    if isinstance(rows, list):
+        try:
+            yield pa.array([row.get(name) for row in rows])
+        except (pa.ArrowException, TypeError, ValueError):  # the converter names what is wrong with a row
+            yield pa.nulls(len(rows))
+    else:
+        for table in rows.select_columns(name).with_format("arrow").iter(batch_size=1000):
+            yield table[name]
 
 
 def count_series(dataset: Any, file: str) -> str:

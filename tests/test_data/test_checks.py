@@ -224,6 +224,30 @@ class TestContradictions:
         assert codes(found) == ["answers-equal"] and found.status == 1
         assert found["answers-equal"].examples[0][0] == f"{path}:1"
 
+    def test_several_pairs_to_one_prompt(self, tmp_path):
+        answers = [self.GOOD, self.BAD, '[{"interval": [5, 9], "type": "spike"}]']
+        pairs = [(0, 1), (0, 2), (2, 1)]
+        rows = [{**row(1), "chosen": answers[one], "rejected": answers[other]} for one, other in pairs]
+        assert codes(check(jsonl(tmp_path / "data.jsonl", rows))) == []
+
+        rows.append({**row(1), "chosen": answers[1], "rejected": answers[0]})  # the first one, the other way round
+        found = check(jsonl(tmp_path / "data.jsonl", rows))
+        assert codes(found) == ["contradiction"] and found["contradiction"].total == 1
+
+    def test_chosen_and_rejected_alike_but_for_space(self, tmp_path):
+        path = jsonl(tmp_path / "data.jsonl", [{**row(1), "chosen": self.GOOD, "rejected": f"{self.GOOD} "}])
+        assert codes(check(path)) == ["answers-equal"]
+
+    @pytest.mark.parametrize("kind", [list, dict])
+    def test_tools_of_openai_rows_as_objects(self, tmp_path, kind):
+        def turns(answer):
+            return [{"role": "user", "content": "Look <ts><ts/>"}, {"role": "assistant", "content": answer}]
+
+        tools = [[{"name": "max"}], [{"name": "min"}]] if kind is list else [{"name": "max"}, {"name": "min"}]
+        answers = (self.GOOD, self.BAD)
+        rows = [{"messages": turns(a), "tools": t, "timeseries": row(1)["timeseries"]} for a, t in zip(answers, tools)]
+        assert codes(check(jsonl(tmp_path / "data.jsonl", rows))) == []
+
 
 class TestUnmappedSeries:
     def test_in_every_row(self, tmp_path):
@@ -237,3 +261,24 @@ class TestUnmappedSeries:
         jsonl(tmp_path / "data.jsonl", rows)
         found = check(entry(tmp_path, columns=TEXTS), dataset_info=tmp_path)
         assert codes(found) == ["series-unmapped-some", "text-only"] and found.status == 0
+
+    def test_times_in_a_column_called_ts(self, tmp_path):
+        jsonl(tmp_path / "data.jsonl", [{"input": f"{n}?", "output": "b", "ts": f"2024-01-0{n}"} for n in (1, 2)])
+        assert codes(check(entry(tmp_path, columns=TEXTS), dataset_info=tmp_path)) == ["text-only"]
+
+    def test_beside_a_named_column_that_is_empty(self, tmp_path):
+        jsonl(tmp_path / "data.jsonl", [{**row(n, input=f"{n}?", timeseries=[]), "ts_data": [[1, 2]]} for n in (1, 2)])
+        columns = {**TEXTS, "timeseries": "timeseries"}
+        found = check(entry(tmp_path, columns=columns), dataset_info=tmp_path)
+        assert "series-unmapped" in codes(found) and found.status == 1
+
+    def test_another_column_beside_a_named_one_that_is_used(self, tmp_path):
+        jsonl(tmp_path / "data.jsonl", [{**row(n), "ts_raw": [[0.5] * 64]} for n in (1, 2)])
+        columns = {**TEXTS, "timeseries": "timeseries"}
+        assert codes(check(entry(tmp_path, columns=columns), dataset_info=tmp_path)) == []
+
+    def test_placeholders_in_a_column_that_is_not_named(self, tmp_path):
+        rows = [{"input": f"{n}?", "output": "b", "question": "See <ts><ts/>"} for n in (1, 2)]
+        jsonl(tmp_path / "data.jsonl", rows)
+        found = check(entry(tmp_path, columns=TEXTS), dataset_info=tmp_path)
+        assert "placeholders-unmapped" in codes(found) and found.status == 1
