@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TEST_PROCESSES ?= 2
+SUPPORTED := 'import sys; v = sys.version_info[:2]; v in ((3, 11), (3, 12), (3, 13)) or sys.exit("Python 3.11, 3.12 or 3.13 is needed, but this is %d.%d. Name another one: make setup PYTHON=python3.11" % v)'
 export HF_HUB_OFFLINE ?= 1
 export OMP_NUM_THREADS ?= 2
 
@@ -11,12 +12,17 @@ export OMP_NUM_THREADS ?= 2
 setup: .venv/ready
 
 # One pip call for everything with wheels; DeepSpeed is published as source only and needs torch when it is built.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .venv/ready: requirements.lock requirements-deepspeed.lock pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -r requirements-deepspeed.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	touch $@
+	@python=$(BIN)/python; test -x $$python || python=$(PYTHON); $$python -c $(SUPPORTED)
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "setup 1/3: the packages of requirements.lock. About 3 GB to download, 7 GB in .venv; 3 to 15 minutes without a word"
+	@$(PIP) -r requirements.lock
+	@echo "setup 2/3: DeepSpeed is built, about a minute"
+	@DS_BUILD_OPS=0 $(PIP) --no-deps --no-build-isolation -r requirements-deepspeed.lock
+	@echo "setup 3/3: this project"
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
 
 demo: setup
 	$(BIN)/lmf-chatts init-base --tiny demo_output/base --overwrite
