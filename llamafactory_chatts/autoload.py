@@ -9,14 +9,16 @@ import sys
 
 
 class _HostWaiter:
-    """Arms the table the first time ``llamafactory`` is looked for; finds nothing itself."""
+    """Arms the table whenever ``llamafactory`` is looked for; finds nothing itself.
+
+    It stays where it is: who takes itself out while Python goes through ``sys.meta_path`` makes it skip the next one.
+    """
 
     def find_spec(self, name, path=None, target=None):
         if name == "llamafactory" and not switched_off():
             from . import register
 
             register.arm()
-            sys.meta_path.remove(self)  # only now: after a failure the next import fails again
 
         return None
 
@@ -26,5 +28,10 @@ def switched_off() -> bool:
     return os.environ.get("LLAMAFACTORY_CHATTS", "1").strip().lower() in ("0", "false", "off", "no")
 
 
-if not switched_off() and "llamafactory" not in sys.modules:
+def is_waiting() -> bool:
+    """Tell whether the finder is in place, also that of an earlier load of this module."""
+    return any(type(finder).__name__ == _HostWaiter.__name__ for finder in sys.meta_path)
+
+
+if not switched_off() and "llamafactory" not in sys.modules and not is_waiting():
     sys.meta_path.insert(0, _HostWaiter())

@@ -6,7 +6,10 @@ applied stops that import with one error; nothing is skipped silently.
 
 import importlib
 import sys
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -157,25 +160,47 @@ def apply_row(row: Row) -> None:
     _applied.add(row.target)
 
 
-class _Refuser:
-    """Keeps a host module from being imported without its rows after one of them could not be applied."""
+class _RowApplier:
+    """Finds the host modules that rows name, as the other finders do, and applies their rows right after they ran.
 
-    def __init__(self, module: str, error: BaseException) -> None:
-        self.module, self.error = module, error
+    Every time: a module that is loaded again loses what was put into it. A module whose rows could not be applied
+    cannot be imported any more.
+    """
 
-    def find_spec(self, name, path=None, target=None):
-        if name == self.module:
-            raise ImportError(str(self.error)) from self.error
+    def __init__(self) -> None:
+        self.modules = {row.module for row in TABLE}
+        self.failed: dict[str, BaseException] = {}
+        self.asking = threading.local()  # another finder may ask for the same module while it is being found
 
-        return None
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name not in self.modules or name in vars(self.asking):
+            return None
 
+        if name in self.failed:
+            raise ImportError(str(self.failed[name])) from self.failed[name]
 
-def _when_imported(row: Row) -> None:
-    try:
-        apply_row(row)
-    except BaseException as err:
-        sys.meta_path.insert(0, _Refuser(row.module, err))
-        raise
+        setattr(self.asking, name, True)
+        try:
+            others = (finder for finder in list(sys.meta_path) if finder is not self and hasattr(finder, "find_spec"))
+            spec = next((spec for finder in others if (spec := finder.find_spec(name, path, target))), None)
+        finally:
+            delattr(self.asking, name)
+
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+            spec.loader.exec_module = lambda module: self.run(run, module)
+
+        return spec
+
+    def run(self, run: Callable[[Any], None], module: Any) -> None:
+        run(module)
+        try:
+            for row in TABLE:
+                if row.module == module.__name__:
+                    apply_row(row)
+        except BaseException as err:
+            self.failed[module.__name__] = err
+            raise
 
 
 _applied: set[str] = set()
@@ -203,11 +228,8 @@ def arm() -> None:
             f"Call llamafactory_chatts.register.register() first, or leave {compat.SWITCH} unset."
         )
 
-    import wrapt
-
     _armed = True
-    for row in TABLE:
-        wrapt.register_post_import_hook(lambda module, row=row: _when_imported(row), row.module)
+    sys.meta_path.insert(0, _RowApplier())
 
 
 def is_applied(row: Row) -> bool:
