@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -15,6 +16,9 @@ BIN = Path(sys.executable).parent
 STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
 PROGRAMS = ("llamafactory-cli", "torchrun", "deepspeed", "lmf-chatts")
 KEEP = ("PATH", "HOME", "LANG", "HF_HUB_OFFLINE", "HF_DATASETS_CACHE", "TMPDIR")
+LIMIT = 900.0
+"""Seconds after which a test gives up; nothing is expected to take that long, also on a busy machine."""
+
 NVIDIA_SMI = "printf '0\\n1\\n2\\n3\\n'"
 
 
@@ -59,7 +63,7 @@ class Machine:
             command, env=self.environment(**variables), text=True, errors="replace", cwd=self.folder, **pipes
         )
 
-    def run(self, script: str, *words: str, timeout: float = 60, **variables: str) -> tuple[int, str]:
+    def run(self, script: str, *words: str, timeout: float = LIMIT, **variables: str) -> tuple[int, str]:
         """Return exit code and output of a script of shell/."""
         process = self.start(script, *words, **variables)
         printed, _ = process.communicate(timeout=timeout)
@@ -85,7 +89,7 @@ def last_line(log: Path) -> str:
     return lines_of(log)[-1] if log.exists() and log.stat().st_size else ""
 
 
-def wait_for(condition, seconds: float = 30.0):
+def wait_for(condition, seconds: float = LIMIT):
     """Return the first true value of ``condition()``."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -95,6 +99,22 @@ def wait_for(condition, seconds: float = 30.0):
         time.sleep(0.05)
 
     raise AssertionError(f"not within {seconds} s")
+
+
+def free_port() -> str:
+    """Return a port that nothing listens on."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return str(taken.getsockname()[1])
+
+
+def read_until(descriptor: int, word: bytes) -> None:
+    """Read what a launcher shows until it holds ``word``: from then on it listens to Ctrl-C."""
+    shown = b""
+    while word not in shown:
+        more = os.read(descriptor, 4096)
+        assert more, shown
+        shown += more
 
 
 def is_alive(pid: int) -> bool:

@@ -139,7 +139,7 @@ def test_after_a_failure_every_import_fails_again(run):
     print(len(said), set(said), len(ours()))
     """
     answer = run(code)
-    assert answer == str("4 {'llamafactory-chatts cannot add llamafactory.one:f to this LLaMA-Factory: gone'} 2")
+    assert answer == "4 {'llamafactory-chatts cannot add llamafactory.one:f to this LLaMA-Factory: gone'} 2"
 
 
 def test_a_wrong_version_fails_each_time_and_a_right_one_then_works(run):

@@ -196,7 +196,7 @@ def test_workers_make_the_batches_and_the_losses_are_the_same(write_dataset, rec
     settings = recipe(max_steps=10, eval_strategy="steps", eval_steps=5, val_size=2, gradient_accumulation_steps=1)
     known = {key: value for key, value in os.environ.items() if key != "TOKENIZERS_PARALLELISM"}
     command = [sys.executable, str(tmp_path / "train.py"), json.dumps(settings), str(tmp_path / "pids")]
-    done = subprocess.run(command, capture_output=True, text=True, env=known, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=known, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "just got forked" not in done.stderr
     main, (without, with_workers) = json.loads(done.stdout.splitlines()[-1])

@@ -100,7 +100,7 @@ def test_the_real_command_names_file_and_line(tmp_path, wrong):
     line = 1 + next(index for index, text in enumerate(path.read_text().splitlines()) if text.startswith("lora_rnk"))
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     program = [sys.executable, "-m", "llamafactory.cli", "train", str(path), "flash_attn=False"]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=200, env=environment)
+    done = subprocess.run(program, capture_output=True, text=True, timeout=900, env=environment)
     assert done.returncode != 0
     assert f"{path}:{line}: lora_rnk: no setting has this name" in done.stderr
     assert "command line: flash_attn: it takes no false" in done.stderr

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from shell_runs import free_port
 
 from llamafactory_chatts import register
 from llamafactory_chatts.autoload import switched_off
@@ -18,7 +19,7 @@ from llamafactory_chatts.host import compat
 def python(code, *args, **env):
     """Run code in a fresh interpreter; return the finished process."""
     return subprocess.run(
-        [sys.executable, "-c", code, *args], capture_output=True, text=True, env={**os.environ, **env}, timeout=120
+        [sys.executable, "-c", code, *args], capture_output=True, text=True, env={**os.environ, **env}, timeout=900
     )
 
 
@@ -292,12 +293,12 @@ if __name__ == "__main__":
     queue = context.Queue()
     process = context.Process(target=child, args=(open(sys.argv[1], "rb").read(), queue))
     process.start()
-    print(queue.get(timeout=100))
+    print(queue.get(timeout=900))
     process.join()
 """)
     (tmp_path / "things.pkl").write_bytes(pickle.dumps(things))
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "things.pkl")], capture_output=True, text=True, timeout=120
+        [sys.executable, str(script), str(tmp_path / "things.pkl")], capture_output=True, text=True, timeout=900
     )
     names = ["ChatTSDatasetConverter", "WholeSupervised", "ChatTSPlugin", "FinetuningArguments"]
     assert done.stdout.strip() == str((names, True)), done.stderr[-2000:]
@@ -312,7 +313,9 @@ def test_a_torchrun_worker_has_the_template(tmp_path):
     )
     torchrun = Path(sys.executable).with_name("torchrun")
     done = subprocess.run(
-        [str(torchrun), "--nproc_per_node", "2", "--master_port", "29631", str(script)], capture_output=True, text=True
+        [str(torchrun), "--nproc_per_node", "2", "--master_port", free_port(), str(script)],
+        capture_output=True,
+        text=True,
     )
     assert sorted(line for line in done.stdout.splitlines() if line.startswith("rank")) == [
         "rank 0 True",

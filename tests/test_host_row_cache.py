@@ -232,7 +232,7 @@ class TestReuse:
             known = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache"), "PYTHONPATH": path}
             known.pop("PYTHONHASHSEED", None)  # another order of sets in each process
             command = [sys.executable, str(script), json.dumps(recipe(preprocessing_num_workers=2, **changes))]
-            done = subprocess.run(command, capture_output=True, text=True, env=known, timeout=200)
+            done = subprocess.run(command, capture_output=True, text=True, env=known, timeout=900)
             assert done.returncode == 0, done.stderr[-2000:]
             return json.loads(done.stdout.splitlines()[-1])
 

@@ -26,7 +26,7 @@ CLEAN = {key: value for key, value in os.environ.items() if not key.startswith((
 
 def pip(*arguments):
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**CLEAN, "PIP_NO_INDEX": "1"}, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env={**CLEAN, "PIP_NO_INDEX": "1"}, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -8,7 +8,18 @@ import subprocess
 import time
 
 import pytest
-from shell_runs import ROOT, Machine, end_all, is_alive, last_line, lines_of, marked, wait_for, write_program
+from shell_runs import (
+    ROOT,
+    Machine,
+    end_all,
+    is_alive,
+    last_line,
+    lines_of,
+    marked,
+    read_until,
+    wait_for,
+    write_program,
+)
 
 
 SIMPLE, FULL = "train_chatts_tune_simple.sh", "train_chatts_full.sh"
@@ -108,13 +119,17 @@ class TestSignals:
         assert not [left for left in marked(machine.folder) if is_alive(left)]
 
     def terminal(self, machine):
-        """Start the launcher as the session of a terminal; return its PID and the terminal."""
-        machine.programs("echo begun; sleep 3; echo still here; exit 5")
+        """Start the launcher as the session of a terminal; return its PID and the terminal.
+
+        The run goes on once the file ``go`` is there.
+        """
+        go = machine.folder / "go"
+        machine.programs(f"echo begun; until [[ -e {go} ]]; do sleep 0.1; done; echo still here; exit 5")
         pid, terminal = pty.fork()
         if pid == 0:
             os.execve(ROOT / "shell" / SIMPLE, [SIMPLE], machine.environment())
 
-        wait_for(lambda: machine.log.exists() and "begun" in machine.log.read_text())
+        read_until(terminal, b"begun")
         return pid, terminal
 
     def test_a_closed_terminal(self, machine):
@@ -122,12 +137,12 @@ class TestSignals:
         os.close(terminal)
         assert os.waitpid(pid, 0)[1] != 0
         assert last_line(machine.log) == "begun", "the launcher is gone, the run goes on"
+        (machine.folder / "go").touch()
         wait_for(lambda: last_line(machine.log) == "exit code 5")
         assert "still here" in lines_of(machine.log)
 
     def test_ctrl_c_ends_it(self, machine):
         pid, terminal = self.terminal(machine)
-        time.sleep(0.5)
         os.write(terminal, b"\x03")
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 143
         lines = lines_of(machine.log)
@@ -138,10 +153,9 @@ class TestSignals:
     def test_terminating_the_launcher_ends_the_run(self, machine):
         machine.programs(SLEEPS)
         process = machine.start(SIMPLE)
-        wait_for(lambda: machine.log.exists() and "begun" in machine.log.read_text())
-        time.sleep(0.5)
+        read_until(process.stdout.fileno(), b"begun")
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=900)
         assert process.returncode == 143 and last_line(machine.log) == "exit code 143"
 
 
@@ -240,5 +254,5 @@ class TestStages:
 def test_a_launcher_that_was_copied_works_alone(machine):
     copy = machine.folder / "mine.sh"
     copy.write_bytes((ROOT / "shell" / SIMPLE).read_bytes())
-    done = subprocess.run(["bash", copy], env=machine.environment(ROOT=str(ROOT)), capture_output=True, timeout=60)
+    done = subprocess.run(["bash", copy], env=machine.environment(ROOT=str(ROOT)), capture_output=True, timeout=900)
     assert done.returncode == 0 and last_line(machine.log) == "exit code 0"

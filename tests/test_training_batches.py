@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from shell_runs import free_port
 from test_training_cli import BIN, TEXT_ONLY, cli, data_dir, losses, rows, settings  # noqa: F401
 from test_training_launchers import ZERO3, launch
 
@@ -107,12 +108,12 @@ def test_two_processes_of_deepspeed_zero3(tiny_base, data_dir, tmp_path):  # noq
     expected = losses(tmp_path / "one")
     config = tmp_path / "zero3.json"
     config.write_text(json.dumps(ZERO3))
-    for port, (name, changes) in enumerate({"plain": {}, "filled": {"tokens_per_batch": 420}}.items(), start=29641):
+    for name, changes in {"plain": {}, "filled": {"tokens_per_batch": 420}}.items():
         folder = tmp_path / name
         folder.mkdir()
         recipe = settings(
             tiny_base, data_dir, folder / "out", deepspeed=str(config), **shape(1, 4, max_steps=4, **changes), **common
         )
-        flags = ["--num_accelerators", "2", "--no_local_rank", "--master_port", str(port)]
+        flags = ["--num_accelerators", "2", "--no_local_rank", "--master_port", free_port()]
         launch([BIN / "deepspeed", *flags], recipe, folder, DS_ACCELERATOR="cpu")
         assert losses(folder / "out") == pytest.approx(expected, abs=1e-4), name

@@ -7,6 +7,7 @@ import subprocess
 import llamafactory
 import pytest
 import yaml
+from shell_runs import free_port
 from test_training_cli import ABORT, BIN, data_dir, environment, losses, rows, settings  # noqa: F401
 
 
@@ -26,7 +27,7 @@ def launch(command: list, recipe: dict, tmp_path, **env: str) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
     done = subprocess.run(
-        [*command, LAUNCHER, path], env=environment(**env), capture_output=True, text=True, timeout=300
+        [*command, LAUNCHER, path], env=environment(**env), capture_output=True, text=True, timeout=900
     )
     printed = done.stdout + done.stderr
     if ABORT in printed and (tmp_path / "out" / "trainer_state.json").exists():
@@ -61,7 +62,7 @@ def test_deepspeed_zero3(tiny_base, data_dir, tmp_path):  # noqa: F811
         tiny_base, data_dir, tmp_path / "out", max_steps=3, dataset="mixed", timeseries_sft_lr=1.0e-3,
         deepspeed=str(config),
     )  # fmt: skip
-    flags = ["--num_accelerators", "2", "--no_local_rank", "--master_port", "29633"]
+    flags = ["--num_accelerators", "2", "--no_local_rank", "--master_port", free_port()]
     launch([BIN / "deepspeed", *flags], recipe, tmp_path, DS_ACCELERATOR="cpu")
     history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
     rates = [(entry["learning_rate"], entry["ts_encoder_learning_rate"]) for entry in history if "loss" in entry]

@@ -47,7 +47,7 @@ def run(script: str, recipe: dict, tmp_path):
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps(recipe))
     done = subprocess.run(
-        [sys.executable, "-c", script, path], env=environment(), capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", script, path], env=environment(), capture_output=True, text=True, timeout=900
     )
     lines = [line for line in done.stdout.splitlines() if "SEEN " in line]
     assert lines, done.stderr[-3000:]

@@ -237,7 +237,7 @@ def children(pid):
     return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def gone(pids, seconds=10):
+def gone(pids, seconds=900):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if not any(alive(pid) for pid in pids):

@@ -145,7 +145,7 @@ def test_real_runs_take_the_planned_steps(tiny_base, tmp_path):
     (tmp_path / "recipes.json").write_text(json.dumps(recipes))
     (tmp_path / "runner.py").write_text(RUNNER)
     words = [tmp_path / "runner.py", tmp_path / "recipes.json", tmp_path / "found.json"]
-    done = subprocess.run([sys.executable, *words], env=environment(), capture_output=True, text=True, timeout=400)
+    done = subprocess.run([sys.executable, *words], env=environment(), capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     taken = dict(zip(REAL, json.loads((tmp_path / "found.json").read_text()), strict=True))
     planned = {name: plan_of(recipe, 1).total for name, recipe in zip(REAL, recipes)}

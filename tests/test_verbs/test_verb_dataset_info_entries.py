@@ -100,7 +100,7 @@ def test_writers_at_the_same_time_lose_nothing(folder):
         "for i in range(15): d.write(sys.argv[1] + '/dataset_info.json', {sys.argv[2] + str(i): {'file_name': 'x'}})"
     )
     running = [subprocess.Popen([sys.executable, "-c", script, str(folder), letter]) for letter in "abc"]
-    assert [process.wait(timeout=60) for process in running] == [0, 0, 0]
+    assert [process.wait(timeout=900) for process in running] == [0, 0, 0]
     assert len(json.loads(text(folder))) == 2 + 45
     assert sorted(path.name for path in folder.iterdir() if path.suffix == ".tmp") == []
 
