@@ -6,6 +6,7 @@ TEST_PROCESSES ?= 2
 SUPPORTED := 'import sys; v = sys.version_info[:2]; v in ((3, 11), (3, 12), (3, 13)) or sys.exit("Python 3.11, 3.12 or 3.13 is needed, but this is %d.%d. Name another one: make setup PYTHON=python3.11" % v)'
 export HF_HUB_OFFLINE ?= 1
 export OMP_NUM_THREADS ?= 2
+export OMP_WAIT_POLICY ?= PASSIVE  # waiting threads sleep: on busy cores spinning ones cost more than the work
 
 .PHONY: setup demo test quick lint bench launchers clean
 
@@ -24,10 +25,15 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
+demo: export LLAMAFACTORY_VERBOSITY ?= WARN
+demo: export TRANSFORMERS_VERBOSITY ?= error
 demo: setup
-	$(BIN)/lmf-chatts init-base --tiny demo_output/base --overwrite
-	PATH="$(CURDIR)/$(BIN):$$PATH" llamafactory-cli train examples/chatts_demo.yaml
-	$(BIN)/python examples/predict_demo.py demo_output/base demo_output/adapter
+	@echo "demo 1/3: a tiny random base"
+	@$(BIN)/lmf-chatts init-base --tiny demo_output/base --overwrite
+	@echo "demo 2/3: training, llamafactory-cli train examples/chatts_demo.yaml (one to two minutes on 2 cores)"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" llamafactory-cli train examples/chatts_demo.yaml
+	@echo "demo 3/3: one prediction"
+	@$(BIN)/python examples/predict_demo.py demo_output/base demo_output/adapter
 	@echo "adapter     demo_output/adapter"
 	@echo "loss curve  demo_output/adapter/training_loss.png"
 

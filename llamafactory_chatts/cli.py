@@ -10,6 +10,7 @@ from .core.errors import ChatTSError
 
 VERBS = (
     ("init-base", "build a ChatTS base: from a Qwen folder, or a tiny one", "llamafactory_chatts.verbs.init_base"),
+    ("recipes", "list, show or copy the recipes that come with it", "llamafactory_chatts.verbs.recipes"),
     ("demo-data", "write demo data", "llamafactory_chatts.verbs.demo_data"),
     ("prepare", "turn label files and folders of series into a dataset", "llamafactory_chatts.verbs.prepare"),
     ("check", "check a dataset before a training", "llamafactory_chatts.verbs.check"),

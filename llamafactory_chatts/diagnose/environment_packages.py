@@ -156,14 +156,14 @@ def bitsandbytes(machine: "Machine") -> Iterator[Finding]:
     answer = answers.get("bitsandbytes") or answers.get("torch") or {"error": answers["end"] or "no answer"}
     if "error" in answer:
         what = f"{version} cannot quantise: {answer['error']}"
-        yield Finding("error", "bitsandbytes", what, fix="Run: pip install -U 'llamafactory-chatts[quantization]'")
+        yield Finding("error", "bitsandbytes", what, fix="Run: pip install -U 'bitsandbytes>=0.49'")
         return
 
     # NF4 of normal numbers is off by 0.07 on average, zeros or garbage by 0.8 and more
     wrong = max(answer["error_quantised"], answer["error_layer"])
     if wrong > 0.15:
         what = f"{version} quantises wrongly on {answer['device']}: numbers are off by {wrong:.2f} on average"
-        yield Finding("error", "bitsandbytes", what, fix="Run: pip install -U 'llamafactory-chatts[quantization]'")
+        yield Finding("error", "bitsandbytes", what, fix="Run: pip install -U 'bitsandbytes>=0.49'")
     elif answer["device"] == "cpu" and gpus():
         what = f"{version} quantises on the CPU only, there is a GPU: see torch above"
         yield Finding("warning", "bitsandbytes", what)

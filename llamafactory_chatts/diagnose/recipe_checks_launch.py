@@ -70,7 +70,7 @@ def packages(context: Context) -> Iterator[Finding]:
     eight = optimizer in ("adamw_bnb_8bit", "rmsprop_bnb") or optimizer.endswith("_8bit") or "paged_" in optimizer
     for key, used in (("quantization_bit", bits), ("optim", eight and "torch" not in optimizer)):
         if used and not is_installed("bitsandbytes"):
-            fix = "Run: pip install 'llamafactory-chatts[quantization]'"
+            fix = "Run: pip install 'bitsandbytes>=0.49'"
             yield Finding("error", key, "bitsandbytes is not installed", context.recipe.where(key), fix)
 
     if context.get("flash_attn") == "fa2" and not is_installed("flash-attn"):
