@@ -60,9 +60,14 @@ class TestWheel:
 
     def test_every_file_of_the_package_and_nothing_else(self, content):
         files = (path for path in (ROOT / PACKAGE).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-        assert {name for name in content if name.startswith(f"{PACKAGE}/")} == {
-            path.relative_to(ROOT).as_posix() for path in files
-        }
+        packed = {name for name in content if name.startswith(f"{PACKAGE}/") and "/shipped/" not in name}
+        assert packed == {path.relative_to(ROOT).as_posix() for path in files}
+
+    def test_recipes_and_demo_rows_are_there(self, content):
+        shipped = {name.split("/shipped/")[1]: data for name, data in content.items() if "/shipped/" in name}
+        listed = subprocess.run(["git", "ls-files", "-z", "examples", "dataset_info"], cwd=ROOT, capture_output=True)
+        files = listed.stdout.decode().split("\0")[:-1] or [name for name in shipped if (ROOT / name).is_file()]
+        assert len(files) > 30 and all(shipped[name] == (ROOT / name).read_bytes() for name in files)
 
     def test_the_schema_is_there(self, content):
         schemas = [name for name in content if name.startswith(f"{PACKAGE}/data/schema/")]
@@ -189,8 +194,10 @@ def locked(name):
     for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
             continue
-        assert re.fullmatch(r"[A-Za-z0-9][\w.-]*==\d[\w.]*", line), f"{name}: {line!r}"
-        package, _, version = line.partition("==")
+        pattern = r"([A-Za-z0-9][\w.-]*)==(\d[\w.]*)(; python_version (?:>=|<) '3\.\d+')?"
+        pinned = re.fullmatch(pattern, line)
+        assert pinned, f"{name}: {line!r}"
+        package, version = pinned[1], pinned[2]
         assert canonicalize_name(package) not in found, f"{name}: {package} twice"
         found[canonicalize_name(package)] = version
 

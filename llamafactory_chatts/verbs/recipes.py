@@ -73,12 +73,16 @@ def run(args: argparse.Namespace) -> int:
 
     if args.name is None:
         what = "a name" if args.action == "show" else "a folder"
-        raise ChatTSError(f"{args.action} needs {what}", where="recipes", fix=f"Run: lmf-chatts recipes {args.action} X")
+        raise ChatTSError(
+            f"{args.action} needs {what}", where="recipes", fix=f"Run: lmf-chatts recipes {args.action} X"
+        )
 
     if args.action == "show":
         path = known.get(Path(args.name).stem)
         if path is None:
-            raise ChatTSError(f"there is no recipe {args.name!r}", where="recipes", fix=f"Use one of: {', '.join(known)}")
+            raise ChatTSError(
+                f"there is no recipe {args.name!r}", where="recipes", fix=f"Use one of: {', '.join(known)}"
+            )
 
         print(path.read_text(encoding="utf-8"), end="")
         return 0
