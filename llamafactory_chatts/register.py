@@ -124,6 +124,14 @@ TABLE: tuple[Row, ...] = (
             ("log", "log_encoder_rate", "ts_encoder_learning_rate in the log"),
         )
     ),
+    _row(
+        "patch",
+        "train.callbacks",
+        "PissaConvertCallback.on_train_begin",
+        "pissa:keep_first_start",
+        "pissa_convert after resuming",
+    ),
+    _row("patch", "train.tuner", "export_model", "export:export_whole", "no quantised export, merges are remembered"),
     *(
         _row("patch", "train.tuner", f"run_{stage}", "out_of_memory:explain_around_steps", "memory advice")
         for stage in ("sft", "pt", "rm", "dpo", "kto")

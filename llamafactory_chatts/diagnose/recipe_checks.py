@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from ..core.errors import shorten
 from .finding import Finding, worst_first
+from .recipe_checks_adapters import adapters_on_their_base
 from .recipe_checks_chatts import chatts_contradictions, remote_code, unknown_layers
 from .recipe_checks_data import held_out, stored_tokens
+from .recipe_checks_export import quantised_export
 from .recipe_checks_files import (
     adapters_and_checkpoints,
     base_folder,
@@ -28,6 +30,7 @@ from .recipe_checks_launch import (
 )
 from .recipe_checks_method import contradictions, numbers_out_of_range
 from .recipe_checks_run import nothing_to_do, reference_model, steps_and_saves
+from .recipe_checks_tuning import tuning_contradictions, vision_settings
 from .recipe_context import Context
 from .recipe_reading import Recipe
 
@@ -50,6 +53,7 @@ RULES: tuple[Rule, ...] = (
     Rule("base", base_folder),
     Rule("template", template_of_base),
     Rule("adapters", adapters_and_checkpoints),
+    Rule("adapters and base", adapters_on_their_base),
     Rule("layers", unknown_layers),
     Rule("datasets", datasets),
     Rule("held-out rows", held_out),
@@ -57,6 +61,9 @@ RULES: tuple[Rule, ...] = (
     Rule("output", output_folder),
     Rule("contradictions", contradictions),
     Rule("ChatTS", chatts_contradictions),
+    Rule("tuning", tuning_contradictions),
+    Rule("export", quantised_export),
+    Rule("vision", vision_settings, errors=False),
     Rule("precision", precision_of_card),
     Rule("DDP", data_parallel_checkpointing),
     Rule("checkpointing", checkpointing_names),

@@ -4,16 +4,13 @@ from collections.abc import Iterator
 
 from .finding import Finding
 from .recipe_checks_method import Refusal, adapters, packs, quantised, refusals
+from .recipe_checks_tuning import encoder_frozen
 from .recipe_context import Context
 
 
 OWN_LOSSES = ("use_dft_loss", "use_eaft_loss")
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _LAYER_NAMES = "model.layers.self_attn.mlp.lm_head.embed_tokens." + ".".join(LINEAR_LAYERS)
-
-
-def _encoder_frozen(context: Context) -> bool:
-    return not context.on("train_timeseries_modules", True) or context.get("timeseries_tuning") == "freeze"
 
 
 REFUSED_CHATTS: tuple[Refusal, ...] = (
@@ -54,7 +51,7 @@ REFUSED_CHATTS: tuple[Refusal, ...] = (
     ),
     (
         "timeseries_sft_lr",
-        lambda c: c.get("timeseries_sft_lr") is not None and _encoder_frozen(c),
+        lambda c: c.get("timeseries_sft_lr") is not None and encoder_frozen(c),
         "the encoder is not trained, so it has no learning rate",
         "Remove it, or train the encoder",
     ),

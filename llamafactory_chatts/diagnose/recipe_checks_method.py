@@ -147,8 +147,8 @@ REFUSED: tuple[Refusal, ...] = (
     ),
     (
         "adapter_name_or_path",
-        lambda c: c.get("adapter_name_or_path") and c.method != "lora",
-        "it belongs to finetuning_type: lora",
+        lambda c: c.get("adapter_name_or_path") and not adapters(c),
+        "it belongs to finetuning_type: lora or oft",
         "Write finetuning_type: lora, or remove it",
     ),
     *(

@@ -4,8 +4,10 @@ from typing import Any
 
 from ..core.contract import QWEN2_TYPE, QWEN3_TYPE
 from ..core.errors import ChatTSError
+from .base_fingerprint import compare_base, goes_on
 from .compat import patch
 from .deepspeed_gather import gather_in_order
+from .reference import check_reference, compares_with_start
 
 
 def chatts_config(loader: Any, model_args: Any) -> Any:
@@ -98,6 +100,14 @@ def prepare_model(loader: Any, name: str) -> None:
                 raise ChatTSError(
                     "its reference model is not given the series", where="use_asft_loss", fix="Remove use_asft_loss"
                 )
+
+            compare_base(model_args, finetuning_args, config, loader.logger)
+            if (
+                is_trainable
+                and compares_with_start(finetuning_args)
+                and goes_on(model_args, finetuning_args, config, True)
+            ):
+                check_reference(finetuning_args)
 
             model_args.trust_remote_code = False
             gather_in_order()

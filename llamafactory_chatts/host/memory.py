@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..core.errors import ChatTSError
+from .adapter_kinds import oft_counts_as_lora
 from .compat import patch
 from .loading import is_chatts_model
 
@@ -87,11 +88,13 @@ def _conflict(key: str, model_args: Any, finetuning_args: Any) -> tuple[str, str
 
 
 def verify_savings(parser: Any, name: str) -> None:
-    """``_verify_model_args`` also looks at our settings, before any data is read."""
+    """``_verify_model_args`` also looks at our settings, before any data is read, and takes OFT adapters."""
 
     def build(original: Any) -> Any:
         def _verify_model_args(model_args: Any, data_args: Any, finetuning_args: Any) -> None:
-            original(model_args, data_args, finetuning_args)
+            with oft_counts_as_lora(finetuning_args):
+                original(model_args, data_args, finetuning_args)
+
             check_savings(model_args, finetuning_args)
 
         return _verify_model_args

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from . import dataloading, out_of_memory, token_budget, tokenized
+from . import base_fingerprint, dataloading, out_of_memory, token_budget, tokenized
 from .compat import patch
 
 
@@ -11,6 +11,7 @@ ADJUSTMENTS: tuple[Callable[[dict[str, Any], Any, Any, Any, Any], None], ...] = 
     dataloading.default_workers,
     dataloading.default_rows_at_a_time,
     token_budget.set_token_budget,
+    base_fingerprint.check_checkpoint,
     out_of_memory.remember_arguments,
     tokenized.remember_named,
 )

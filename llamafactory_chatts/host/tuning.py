@@ -4,11 +4,17 @@ from typing import Any
 
 from ..core.contract import QWEN2_TYPE, QWEN3_TYPE, TIMESERIES_TUNING
 from ..core.errors import ChatTSError
+from .adapter_kinds import merge_whole_modules, quantised_as_the_host_spells_it
+from .base_fingerprint import compare_base, goes_on, remember_base
 from .compat import patch
 from .loading import is_chatts_model
+from .pissa import start_alike
+from .reference import compares_with_start, keep_start
 
 
 ENCODER = "ts_encoder"
+ADAPTED = (".lora_", ".oft_")
+"""What is in the names of an adapter's own parameters."""
 
 
 def add_composite_models(visual: Any, name: str) -> None:
@@ -88,10 +94,10 @@ def _check_loaded_adapter(model: Any, finetuning_args: Any) -> None:
     if asked is None:
         return
 
-    names = [
-        name for name, _ in model.named_parameters() if f"{ENCODER}." in name
-    ]  # peft shortens its list of targets
-    saved, adapted = (any(mark in name for name in names) for mark in (".modules_to_save.", ".lora_"))
+    # peft shortens its list of targets, so the names of the parameters tell
+    names = [name for name, _ in model.named_parameters() if f"{ENCODER}." in name]
+    saved = any(".modules_to_save." in name for name in names)
+    adapted = any(mark in name for name in names for mark in ADAPTED)
     found = "full" if saved else "lora" if adapted else "freeze"
     if found != asked:
         raise ChatTSError(
@@ -101,8 +107,26 @@ def _check_loaded_adapter(model: Any, finetuning_args: Any) -> None:
         )
 
 
+def describe_encoder(model: Any) -> str:
+    """Return one line: what of the encoder is trained, whatever the host's own lines say."""
+
+    def count(params: Any) -> int:
+        return sum(getattr(param, "ds_numel", param.numel()) for param in params)  # ZeRO-3 leaves them empty
+
+    named = [(name, param) for name, param in model.named_parameters() if f"{ENCODER}." in name]
+    trained = [(name, param) for name, param in named if param.requires_grad]
+    if not trained:
+        return f"ChatTS: the series encoder ({ENCODER}) is frozen."
+
+    adapted = any(mark in name for name, _ in trained for mark in ADAPTED)
+    how = "by adapters on its MLP" if adapted else "as a whole"
+    beside = ", saved beside the adapter" if any(".modules_to_save." in name for name, _ in trained) else ""
+    size = count(param for _, param in trained)
+    return f"ChatTS: the series encoder ({ENCODER}) is trained {how}: {size:,} parameters{beside}."
+
+
 def tune_encoder(adapter: Any, name: str) -> None:
-    """Train the encoder as ``train_timeseries_modules`` and ``timeseries_tuning`` say, or stop."""
+    """Train the encoder as ``train_timeseries_modules`` and ``timeseries_tuning`` say, and say so, or stop."""
 
     def build(original: Any) -> Any:
         def init_adapter(config: Any, model: Any, model_args: Any, finetuning_args: Any, is_trainable: bool) -> Any:
@@ -113,23 +137,47 @@ def tune_encoder(adapter: Any, name: str) -> None:
                 return original(config, model, model_args, finetuning_args, is_trainable)
 
             with_adapter = finetuning_args.finetuning_type in ("lora", "oft")
+            # the encoder is the projector in the host's table; there is no vision tower to say anything about
             finetuning_args.freeze_multi_modal_projector = not finetuning_args.train_timeseries_modules
+            finetuning_args.freeze_vision_tower = False
             if is_trainable and with_adapter and tuning_mode(finetuning_args) == "full":
                 extra = list(finetuning_args.additional_target or [])
                 finetuning_args.additional_target = extra + [ENCODER] * (ENCODER not in extra)
 
-            model = original(config, model, model_args, finetuning_args, is_trainable)
-            if is_trainable and with_adapter and model_args.adapter_name_or_path is not None:
-                _check_loaded_adapter(model, finetuning_args)
+            compare_base(model_args, finetuning_args, config, adapter.logger)
+            start_alike()
+            merge_whole_modules()
+            with quantised_as_the_host_spells_it(adapter, model):
+                model = original(config, model, model_args, finetuning_args, is_trainable)
 
-            if is_trainable and finetuning_args.timeseries_sft_lr is not None:
-                if not any(p.requires_grad for n, p in model.named_parameters() if ENCODER in n):
-                    raise ChatTSError(
-                        "no parameter of the encoder is trained", where="timeseries_sft_lr", fix="Remove it"
-                    )
+            if is_trainable:
+                _after_adapter(model, model_args, finetuning_args, adapter.logger)
 
             return model
 
         return init_adapter
 
     patch(adapter, name, build)
+
+
+def _after_adapter(model: Any, model_args: Any, finetuning_args: Any, logger: Any) -> None:
+    """Check and say what is trained; keep what later saves and the stage's reference need."""
+    resumed = model_args.adapter_name_or_path is not None
+    if resumed and finetuning_args.finetuning_type in ("lora", "oft"):
+        _check_loaded_adapter(model, finetuning_args)
+
+    if not any(param.requires_grad for param in model.parameters()):
+        raise ChatTSError(
+            "nothing is trained: encoder and language model are frozen",
+            where=f"finetuning_type: {finetuning_args.finetuning_type}",
+            fix="Remove freeze_language_model, or write train_timeseries_modules: true",
+        )
+
+    logger.info_rank0(describe_encoder(model))
+    if finetuning_args.timeseries_sft_lr is not None:
+        if not any(param.requires_grad for name, param in model.named_parameters() if ENCODER in name):
+            raise ChatTSError("no parameter of the encoder is trained", where="timeseries_sft_lr", fix="Remove it")
+
+    remember_base(model, model_args, finetuning_args)
+    if compares_with_start(finetuning_args) and goes_on(model_args, finetuning_args, model.config, True):
+        keep_start(model, logger)

@@ -13,11 +13,11 @@ from torch import nn
 
 from ..core.contract import QWEN2_TYPE, QWEN3_TYPE, TS_END, TS_START
 from ..core.errors import ChatTSError
+from ..core.safetensors_folder import INDEX, Weights, read_header, read_json, read_weights
 from .auto import load_processor
 from .configuration_chatts import TS_DEFAULTS, is_chatts
 from .encoder import TimeSeriesEncoder
 from .fresh_folder import check_target, fresh_folder
-from .safetensors_folder import INDEX, Weights, read_header, read_json, read_weights
 from .tiny_base import init_tiny, pad_vocabulary
 
 

@@ -11,10 +11,10 @@ from transformers.core_model_loading import WeightConverter
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
 
 from ..core.errors import ChatTSError
+from ..core.safetensors_folder import read_header
 from .checkpoint_files import copy_published_files
 from .host_embedding import HostEmbedding
 from .int8_head import Int8Head
-from .safetensors_folder import read_header
 from .weight_files import HAS_PREADV, FileTensor, open_weights
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ..core.errors import ChatTSError
-from .safetensors_folder import read_header
+from ..core.safetensors_folder import read_header
 
 
 STAGING_BYTES = 8 * 2**20

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import ChatTSError
+from .errors import ChatTSError
 
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
