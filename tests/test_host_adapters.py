@@ -67,10 +67,10 @@ class Runs:
         return self.made[name]
 
     def loss(self, **changes):
-        """Return the loss of a model as it is loaded."""
+        """Return the loss of a model as it is loaded, in a run with another seed."""
         from llamafactory.train.tuner import run_exp
 
-        run_exp(self.recipe(do_train=None, do_eval=True, overwrite_output_dir=True, **changes))
+        run_exp(self.recipe(do_train=None, do_eval=True, overwrite_output_dir=True, seed=7, **changes))
         return trained_loss(self.folder / "loaded")
 
 
