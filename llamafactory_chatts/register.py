@@ -149,6 +149,15 @@ TABLE: tuple[Row, ...] = (
     _row(
         "patch", "train.kto.trainer", "CustomKTOTrainer.forward", "preference:pass_timeseries", "KTO sees the series"
     ),
+    *(
+        _row("patch", "train.sft.trainer", f"CustomSeq2SeqTrainer.{method}", f"generation:{function}", why)
+        for method, function, why in (
+            ("evaluate", "use_settings_of_recipe", "max_new_tokens holds during training"),
+            ("predict", "use_settings_of_recipe", "max_new_tokens holds for every caller"),
+            ("get_eval_dataloader", "pad_prompts_left", "prompts end where the answer begins"),
+            ("get_test_dataloader", "pad_prompts_left", "prompts end where the answer begins"),
+        )
+    ),
 )
 
 

@@ -17,6 +17,7 @@ from .recipe_checks_files import (
     output_folder,
     template_of_base,
 )
+from .recipe_checks_generation import generated_answers
 from .recipe_checks_host import offloaded_weights
 from .recipe_checks_keys import unknown_keys, wrong_values
 from .recipe_checks_launch import (
@@ -60,6 +61,7 @@ RULES: tuple[Rule, ...] = (
     Rule("tokenised data", stored_tokens),
     Rule("output", output_folder),
     Rule("contradictions", contradictions),
+    Rule("generation", generated_answers),
     Rule("ChatTS", chatts_contradictions),
     Rule("tuning", tuning_contradictions),
     Rule("export", quantised_export),
