@@ -106,3 +106,89 @@ def test_logits_are_complete_where_a_stage_needs_them(recipe, stage, wanted):
     model = load_model(tokenizer, run.model_args, run.finetuning_args, True, add_valuehead=stage == "rm")
     found = [m.full_logits_in_training for m in model.modules() if type(m).__name__ == "Qwen3TSForCausalLM"]
     assert found == [wanted]
+
+
+class TestConfigThatCannotBeRead:
+    """Nobody knows then whether it is ChatTS: never on with the checkpoint's own code."""
+
+    FAULTS = {
+        "permission": PermissionError(13, "Permission denied"),
+        "offline": OSError("We couldn't connect to 'https://huggingface.co' to load the files"),
+        "a dead disk": OSError(5, "Input/output error"),
+        "time-out": type("ReadTimeout", (Exception,), {})("The read operation timed out"),
+        "not utf-8": UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+    }
+
+    @pytest.fixture
+    def load(self, base, recipe, monkeypatch):
+        """Return a function: (file's text or a fault, recipe's changes) -> what loading a ChatTS base raises."""
+        import transformers
+        from llamafactory.model import load_tokenizer
+
+        monkeypatch.setattr(
+            transformers.AutoTokenizer, "from_pretrained", lambda *args, **kwargs: pytest.fail("the host went on")
+        )
+
+        def load(fault, **changes):
+            folder = base(auto_map={"AutoConfig": "bomb.Config"})
+            if isinstance(fault, str):
+                (folder / "config.json").write_text(fault)
+            elif fault is None:
+                (folder / "config.json").unlink()
+            else:
+
+                def broken(*args, **kwargs):
+                    raise fault
+
+                monkeypatch.setattr(transformers.PreTrainedConfig, "get_config_dict", broken)
+
+            with pytest.raises(Exception) as caught:
+                load_tokenizer(parse(recipe(model_name_or_path=str(folder), **changes)).model_args)
+
+            return caught.value
+
+        return load
+
+    @pytest.mark.parametrize("changes", [{}, {"trust_remote_code": True, "template": "qwen3_nothink"}])
+    @pytest.mark.parametrize("fault", [*FAULTS.values(), '{"ts": {', "[]", "", None], ids=str)
+    def test_is_an_error_that_says_why(self, load, fault, changes):
+        error = load(fault, **changes)
+        assert isinstance(error, ChatTSError) and "config.json could not be read" in str(error)
+        assert error.__cause__ is fault if isinstance(fault, Exception) else "base: its config.json" in str(error)
+
+    def test_the_host_reports_it_for_other_models(self, plain_qwen3, recipe, tmp_path):
+        from llamafactory.model import load_config
+
+        shutil.copytree(plain_qwen3, tmp_path / "plain")
+        (tmp_path / "plain" / "config.json").write_text("{")
+        run = parse(recipe(model_name_or_path=str(tmp_path / "plain"), template="qwen3_nothink"))
+        with pytest.raises(OSError, match="not a valid JSON file"):
+            load_config(run.model_args)
+
+
+def test_another_base_is_named_before_its_own_code_could_run(plain_qwen3, recipe, monkeypatch):
+    import transformers
+    from llamafactory.model import load_tokenizer
+
+    monkeypatch.setattr(
+        transformers.AutoTokenizer, "from_pretrained", lambda *args, **kwargs: pytest.fail("the host went on")
+    )
+    run = parse(recipe(model_name_or_path=str(plain_qwen3), trust_remote_code=True))
+    with pytest.raises(ChatTSError, match="template chatts needs a ChatTS base"):
+        load_tokenizer(run.model_args)
+
+
+def test_the_config_is_read_once(write_dataset, recipe, rows, monkeypatch):
+    from transformers import PreTrainedConfig
+
+    read, original = [], PreTrainedConfig.get_config_dict.__func__
+
+    def get_config_dict(cls, name, **kwargs):
+        read.append(name)
+        return original(cls, name, **kwargs)
+
+    monkeypatch.setattr(PreTrainedConfig, "get_config_dict", classmethod(get_config_dict))
+    write_dataset(rows(2))
+    settings = recipe()
+    load_all(settings)
+    assert read.count(settings["model_name_or_path"]) == 1

@@ -8,6 +8,7 @@ from ..core.contract import COLUMN, TEMPLATE
 from ..core.dataset_entries import FILE, check_entries, read_entries
 from ..core.errors import ChatTSError
 from .compat import patch
+from .loading import no_chatts_base
 from .tokenized import check_stored, record_stored
 
 
@@ -28,13 +29,8 @@ def check_base_and_template(loader: Any, name: str) -> None:
             from .mm_plugin import ChatTSPlugin
 
             ours = isinstance(template.mm_plugin, ChatTSPlugin)
-            base = model_args.model_name_or_path
             if ours and not isinstance(processor, TimeSeriesProcessor):
-                raise ChatTSError(
-                    f"template {data_args.template} needs a ChatTS base: there is no `ts` block in its config.json",
-                    where=str(base),
-                    fix="Name a ChatTS checkpoint, or make one of a Qwen folder: lmf-chatts init-base QWEN_DIR OUT",
-                )
+                raise no_chatts_base(model_args.model_name_or_path)
 
             stored = data_args.tokenized_path is not None and loader.has_tokenized_data(data_args.tokenized_path)
             names = [] if stored else (data_args.dataset or []) + (data_args.eval_dataset or [])

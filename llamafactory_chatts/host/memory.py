@@ -6,7 +6,7 @@ from typing import Any
 from ..core.errors import ChatTSError
 from .adapter_kinds import oft_counts_as_lora
 from .compat import patch
-from .loading import is_chatts_model
+from .loading import is_chatts_model, want_chatts
 
 
 MODULES = {"offload_embedding": "embed_tokens", "lm_head_8bit": "lm_head"}
@@ -95,6 +95,7 @@ def verify_savings(parser: Any, name: str) -> None:
             with oft_counts_as_lora(finetuning_args):
                 original(model_args, data_args, finetuning_args)
 
+            want_chatts(model_args, data_args.template)
             check_savings(model_args, finetuning_args)
 
         return _verify_model_args

@@ -125,6 +125,23 @@ def config_class(config: dict[str, Any], where: str) -> type[PreTrainedConfig]:
     )
 
 
+def read_config(name_or_path: str, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the content of a ``config.json`` and what is left of the arguments; arguments as for :func:`load_config`.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+    """
+    kwargs.pop("trust_remote_code", None)  # nothing from the checkpoint is executed
+    content, kwargs = PreTrainedConfig.get_config_dict(name_or_path, **kwargs)
+    return content, kwargs
+
+
+def build_config(content: dict[str, Any], name_or_path: str, **kwargs: Any) -> PreTrainedConfig:
+    """Return the ChatTS config for the content of a ``config.json`` and what :func:`read_config` left."""
+    kwargs.setdefault("name_or_path", str(name_or_path))  # errors and exports name where it came from
+    return config_class(content, str(name_or_path)).from_dict(content, **kwargs)
+
+
 def load_config(name_or_path: str, **kwargs: Any) -> PreTrainedConfig | None:
     """Return the ChatTS config of a folder or hub name, or None when it is no ChatTS checkpoint.
 
@@ -132,10 +149,5 @@ def load_config(name_or_path: str, **kwargs: Any) -> PreTrainedConfig | None:
         name_or_path: folder or hub name.
         kwargs: as for :meth:`transformers.PreTrainedConfig.from_pretrained` (``cache_dir``, ``revision``, ...).
     """
-    kwargs.pop("trust_remote_code", None)  # nothing from the checkpoint is executed
-    config_dict, kwargs = PreTrainedConfig.get_config_dict(name_or_path, **kwargs)
-    if not is_chatts(config_dict):
-        return None
-
-    kwargs.setdefault("name_or_path", str(name_or_path))  # errors and exports name where it came from
-    return config_class(config_dict, str(name_or_path)).from_dict(config_dict, **kwargs)
+    content, kwargs = read_config(name_or_path, **kwargs)
+    return build_config(content, name_or_path, **kwargs) if is_chatts(content) else None
