@@ -82,7 +82,13 @@ TABLE: tuple[Row, ...] = (
         "memory:extend_model_arguments",
         "offload_embedding, lm_head_8bit",
     ),
-    _row("patch", "hparams.parser", "_verify_model_args", "memory:verify_savings", "conflicts and other bases named early"),
+    _row(
+        "patch",
+        "hparams.parser",
+        "_verify_model_args",
+        "memory:verify_savings",
+        "conflicts and other bases named early",
+    ),
     _row(
         "subclass",
         "hparams.finetuning_args",

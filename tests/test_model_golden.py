@@ -322,24 +322,20 @@ class TestGenerate:
 
     @pytest.mark.parametrize(
         "settings",
-        [{"cache_implementation": "static"}, {"prompt_lookup_num_tokens": 2}, {"prefill_chunk_size": 64}],
-        ids=["static cache", "prompt lookup", "chunks"],
+        [
+            {"cache_implementation": "static"},
+            {"prompt_lookup_num_tokens": 2},
+            {"prefill_chunk_size": 64},
+            {"prefill_chunk_size": 6},
+            {"prefill_chunk_size": 1},
+        ],
+        ids=["static cache", "prompt lookup", "one chunk", "chunks that part a series", "chunks of one"],
     )
     def test_other_ways_to_decode(self, load, settings):
         golden = case("qwen3ts_default", "many_series")
         ids = golden.expected["generate_prompt"]
         output = load("qwen3ts_default").generate(ids, timeseries=golden.inputs["timeseries"], **GREEDY, **settings)
         assert output[:, ids.shape[1] :].tolist() == golden.expected["generated"].tolist()
-
-    def test_a_chunk_that_parts_the_series_is_refused(self, load):
-        golden = case("qwen3ts_default", "single")
-        with pytest.raises(ChatTSError, match="<ts> for 8 patches of 1 series"):
-            load("qwen3ts_default").generate(
-                golden.expected["generate_prompt"],
-                timeseries=golden.inputs["timeseries"],
-                prefill_chunk_size=6,
-                **GREEDY,
-            )
 
     @pytest.mark.parametrize("name", MODELS)
     def test_a_left_padded_batch_is_each_row_alone(self, load, name):

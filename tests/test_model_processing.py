@@ -93,6 +93,67 @@ class TestPublishedCall:
         assert model(**batch).logits.isfinite().all()
 
 
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+class TestChatTemplate:
+    CHAT = [{"role": "user", "content": "Look at <ts><ts/>"}]
+    TEXT = "<|im_start|>user\nLook at <ts><ts/><|im_end|>\n<|im_start|>assistant\n"
+
+    @pytest.fixture(params=["processor", "tokenizer"])
+    def chat(self, processor, request):
+        """A processor that has a template, or whose tokenizer has one."""
+        kept = processor.chat_template, processor.tokenizer.chat_template
+        (processor if request.param == "processor" else processor.tokenizer).chat_template = TEMPLATE
+        yield processor
+        processor.chat_template, processor.tokenizer.chat_template = kept
+
+    def test_text(self, chat):
+        assert chat.apply_chat_template(self.CHAT, add_generation_prompt=True) == self.TEXT
+        assert chat.apply_chat_template(self.CHAT, add_generation_prompt=True, timeseries=[[1.0]]) == self.TEXT
+        assert chat.apply_chat_template([self.CHAT] * 2, add_generation_prompt=True) == [self.TEXT] * 2
+        assert chat.apply_chat_template(self.CHAT) == self.TEXT.removesuffix("<|im_start|>assistant\n")
+
+    def test_model_inputs(self, chat):
+        wanted = chat(text=[self.TEXT], timeseries=[[1.0, 2.0]])
+        given = {"add_generation_prompt": True, "timeseries": [[1.0, 2.0]], "tokenize": True}
+        batch = chat.apply_chat_template(self.CHAT, return_dict=True, **given)
+        assert batch.keys() == wanted.keys() and all(torch.equal(batch[key], wanted[key]) for key in wanted)
+        assert torch.equal(chat.apply_chat_template(self.CHAT, **given), wanted["input_ids"])
+
+    @pytest.mark.parametrize("options", [{"padding": True}, {"processor_kwargs": {"padding": True}}])
+    def test_several(self, chat, options):
+        chats = [self.CHAT, [{"role": "user", "content": "hello"}]]
+        batch = chat.apply_chat_template(chats, timeseries=[[1.0]], tokenize=True, return_dict=True, **options)
+        assert batch["input_ids"].shape[0] == 2 and batch["timeseries"].shape == (1, 2, 1)
+
+    def test_content_in_parts(self, chat):
+        parts = [{"type": "text", "text": "Look at "}, {"type": "text", "text": "<ts><ts/>"}]
+        given = [{"role": "user", "content": parts}]
+        assert chat.apply_chat_template(given, add_generation_prompt=True) == self.TEXT
+        assert given[0]["content"] is parts
+
+    @pytest.mark.parametrize("tokenize", [False, True])
+    def test_refusals(self, chat, tokenize):
+        with pytest.raises(ChatTSError, match="1 <ts><ts/> but 2 series"):
+            chat.apply_chat_template(self.CHAT, timeseries=[[1.0], [2.0]], tokenize=tokenize)
+
+        picture = [{"role": "user", "content": [{"type": "image", "url": "x.png"}]}]
+        with pytest.raises(ChatTSError, match="content of type 'image'"):
+            chat.apply_chat_template(picture, tokenize=tokenize)
+
+    def test_a_named_template(self, processor):
+        processor.chat_template, kept = {"default": "d", "short": TEMPLATE}, processor.chat_template
+        try:
+            assert processor.apply_chat_template(self.CHAT) == "d"
+            assert processor.apply_chat_template(self.CHAT, "short", add_generation_prompt=True) == self.TEXT
+        finally:
+            processor.chat_template = kept
+
+
 @pytest.mark.parametrize("row", ROWS, ids=range(len(ROWS)))
 class TestPublishedText:
     def test_all_of_it(self, processor, row):

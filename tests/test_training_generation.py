@@ -50,7 +50,7 @@ def training(base, folder, output, **changes):
 
 
 def run(recipe):
-    """Run a recipe; return for each evaluation what was generated after each prompt, and how often series were read."""
+    """Run a recipe; return what each evaluation generated after each prompt, and how often series were read."""
     from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer as Trainer
     from llamafactory.train.tuner import run_exp
 
@@ -68,7 +68,9 @@ def run(recipe):
         return encode(self, *args, **kwargs)
 
     def prediction_step(self, model, inputs, *args, **kwargs):
-        prompts = [tuple(ids[mask.bool()].tolist()) for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"])]
+        prompts = [
+            tuple(ids[mask.bool()].tolist()) for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"])
+        ]
         loss, generated, labels = step(self, model, inputs, *args, **kwargs)
         width = inputs["input_ids"].shape[1]
         seen[-1].update(zip(prompts, generated[:, width:].tolist(), strict=True))

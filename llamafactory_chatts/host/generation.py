@@ -60,7 +60,7 @@ def pad_prompts_left(module: Any, name: str) -> None:
 
 
 def for_prompts(collator: Any) -> Any:
-    """Return a copy of the host's collator that pads prompts on the left, no further than the longest, never packed."""
+    """Return a copy of the host's collator: prompts padded on the left, no further than the longest, never packed."""
     collator = copy.copy(collator)
     collator.tokenizer = copy.copy(collator.tokenizer)
     collator.tokenizer.padding_side = "left"

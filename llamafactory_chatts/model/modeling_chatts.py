@@ -13,13 +13,14 @@ from ..core.contract import IGNORE_INDEX
 from ..core.errors import ChatTSError
 from .configuration_chatts import Qwen2TSConfig, Qwen3TSConfig
 from .encoder import TimeSeriesEncoder
-from .joining import check_patches, expand_pairs, repeat_series
+from .generating import TimeSeriesGeneration
+from .joining import check_patches
 from .loss import shift_labels, sum_cross_entropy, sum_labelled_loss
 from .padding_free import VARLEN, find_samples
 from .pretrained import ChatTSFiles
 
 
-class TimeSeriesForCausalLM:
+class TimeSeriesForCausalLM(TimeSeriesGeneration):
     """What both kinds add to the backbone.
 
     Attributes:
@@ -127,19 +128,6 @@ class TimeSeriesForCausalLM:
         embeds = embeds.masked_scatter(at_patch.unsqueeze(-1), features.to(embeds))
         return input_ids, embeds, attention_mask, labels
 
-    def _expand(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        labels: torch.Tensor | None,
-        counts: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Return ids with one ``<ts>`` per patch, mask and labels, from ids with ``<ts><ts/>`` pairs."""
-        config = self.config
-        start_id, end_id, pad_id = config.ts_token_start_index, config.ts_token_end_index, config.pad_token_id or 0
-        batch = expand_pairs(input_ids, attention_mask, labels, counts, start_id, end_id, pad_id)
-        return batch.input_ids, batch.attention_mask, batch.labels
-
     @can_return_tuple
     def forward(
         self,
@@ -240,61 +228,6 @@ class TimeSeriesForCausalLM:
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-
-    def prepare_inputs_for_generation(self, input_ids, past_key_values=None, is_first_iteration=False, **kwargs):
-        cached = past_key_values is not None and past_key_values.get_seq_length() > 0
-        if cached and not is_first_iteration:
-            kwargs.pop("timeseries", None)  # the series are in the cache
-
-        return super().prepare_inputs_for_generation(
-            input_ids, past_key_values=past_key_values, is_first_iteration=is_first_iteration, **kwargs
-        )
-
-    def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **kwargs):
-        """Repeat rows for beams and returned sequences; series are repeated row by row, too."""
-        timeseries = kwargs.pop("timeseries", None)
-        if timeseries is not None and expand_size > 1:
-            at_patch = input_ids == self.config.ts_token_start_index
-            counts = self.ts_encoder.count_patches(timeseries)
-            timeseries = timeseries[repeat_series(at_patch, counts, expand_size)]
-
-        ids, kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
-        return ids, {**kwargs, "timeseries": timeseries} if timeseries is not None else kwargs
-
-    @torch.no_grad()
-    def generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any):
-        """Generate text; as in transformers, with ``timeseries`` and both writings of a series.
-
-        The cache is used also when the config says ``use_cache: false``; pass ``use_cache=False`` to do without.
-        Sequences start with the prompt as it was given, and ``max_length`` counts that prompt.
-        """
-        kwargs.setdefault("use_cache", True)
-        if inputs is None:
-            inputs = kwargs.pop("input_ids", None)
-
-        timeseries = kwargs.get("timeseries")
-        if timeseries is None or timeseries.shape[0] == 0:
-            kwargs.pop("timeseries", None)
-            return super().generate(inputs, *args, **kwargs)
-
-        if inputs is None or not bool((inputs == self.config.ts_token_end_index).any()):
-            return super().generate(inputs, *args, **kwargs)
-
-        kwargs["timeseries"] = timeseries = timeseries.to(inputs.device)
-        counts = self.ts_encoder.count_patches(timeseries)
-        ids, kwargs["attention_mask"], _ = self._expand(inputs, kwargs.get("attention_mask"), None, counts)
-        if kwargs.get("max_length") is not None:
-            kwargs["max_length"] += ids.shape[1] - inputs.shape[1]
-
-        output = super().generate(ids, *args, **kwargs)
-        sequences = output if torch.is_tensor(output) else output.sequences
-        prompt = inputs.repeat_interleave(sequences.shape[0] // inputs.shape[0], dim=0)
-        sequences = torch.cat([prompt, sequences[:, ids.shape[1] :]], dim=1)
-        if torch.is_tensor(output):
-            return sequences
-
-        output.sequences = sequences
-        return output
 
 
 class Qwen2TSForCausalLM(TimeSeriesForCausalLM, ChatTSFiles, Qwen2ForCausalLM):

@@ -1,6 +1,6 @@
 """The processor: text with ``<ts><ts/>`` and series -> model inputs, with the published call and results."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -119,14 +119,7 @@ class TimeSeriesProcessor(ProcessorMixin):
 
         texts = [text] if isinstance(text, str) else list(text)
         series = list(timeseries) if timeseries is not None else []
-        total = sum(item.count(PLACEHOLDER) for item in texts)
-        if total != len(series):
-            raise ChatTSError(
-                f"{total} {PLACEHOLDER} but {len(series)} series",
-                where="processor",
-                fix="Add a series or remove a placeholder",
-            )
-
+        check_count(texts, series)
         rendered, encoded = [], []
         for item in texts:
             own = series[len(encoded) : len(encoded) + item.count(PLACEHOLDER)]
@@ -141,11 +134,100 @@ class TimeSeriesProcessor(ProcessorMixin):
 
         return BatchFeature(batch)
 
+    def apply_chat_template(
+        self,
+        conversation: list[dict[str, Any]] | list[list[dict[str, Any]]],
+        chat_template: str | None = None,
+        timeseries: Sequence[Any] | None = None,
+        tokenize: bool = False,
+        return_tensors: str | None = "pt",
+        return_dict: bool = False,
+        processor_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> str | list[str] | torch.Tensor | BatchFeature:
+        """Write a conversation, or several, as a prompt.
+
+        Args:
+            conversation: messages with ``role`` and ``content``, text with ``<ts><ts/>`` where a series belongs.
+            chat_template: a Jinja template, or the name of one; the processor's or the tokenizer's own if None.
+            timeseries: as for :meth:`__call__`: all series, in order over all conversations.
+            tokenize: return model inputs instead of text. Text keeps each ``<ts><ts/>``: headers are written when
+                it is given to :meth:`__call__` together with the series.
+            return_tensors, processor_kwargs: as for :meth:`__call__` (``padding``, ``padding_side``, ...).
+            return_dict: all model inputs; otherwise ``input_ids`` alone.
+            kwargs: as for the tokenizer's method (``add_generation_prompt``, ``tools``, variables of the template);
+                those of ``processor_kwargs`` may stand here, too.
+
+        Raises:
+            ChatTSError: placeholders and series differ in number, or content that is no text.
+        """
+        if kwargs.pop("return_assistant_tokens_mask", False):
+            raise ChatTSError(
+                "the answers' tokens cannot be told apart once series are in the prompt",
+                where="return_assistant_tokens_mask",
+                fix="Remove it",
+            )
+
+        several = bool(conversation) and not isinstance(conversation[0], Mapping)
+        conversations = [
+            [_as_text(message) for message in one] for one in (conversation if several else [conversation])
+        ]
+        options = {key: kwargs.pop(key) for key in _CALL_OPTIONS if key in kwargs} | (processor_kwargs or {})
+        own = self.chat_template
+        if isinstance(own, dict):
+            chat_template = own.get(chat_template or "default", chat_template)
+        elif chat_template is None:
+            chat_template = own
+
+        texts = self.tokenizer.apply_chat_template(
+            conversations, chat_template=chat_template, tokenize=False, **kwargs
+        )
+        if not tokenize:
+            if timeseries is not None:
+                check_count(texts, timeseries)
+
+            return texts if several else texts[0]
+
+        batch = self(text=texts, timeseries=timeseries, return_tensors=return_tensors, **options)
+        return batch if return_dict else batch["input_ids"]
+
     def batch_decode(self, *args: Any, **kwargs: Any) -> list[str]:
         return self.tokenizer.batch_decode(*args, **kwargs)
 
     def decode(self, *args: Any, **kwargs: Any) -> str:
         return self.tokenizer.decode(*args, **kwargs)
+
+
+_CALL_OPTIONS = ("padding", "padding_side", "pad_to_multiple_of", "truncation", "max_length")
+
+
+def check_count(texts: list[str], series: Sequence[Any]) -> None:
+    """Raise a :class:`ChatTSError` unless the texts hold one ``<ts><ts/>`` per series."""
+    total = sum(item.count(PLACEHOLDER) for item in texts)
+    if total != len(series):
+        raise ChatTSError(
+            f"{total} {PLACEHOLDER} but {len(series)} series",
+            where="processor",
+            fix="Add a series or remove a placeholder",
+        )
+
+
+def _as_text(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a message whose content is text; templates of text models leave lists of parts out without a word."""
+    content = message.get("content")
+    if not isinstance(content, (list, tuple)):
+        return dict(message)
+
+    kinds = [part.get("type", "text") if isinstance(part, Mapping) else "text" for part in content]
+    other = next((kind for kind in kinds if kind != "text"), None)
+    if other is not None:
+        raise ChatTSError(
+            f"content of type {other!r}",
+            where="processor",
+            fix=f"Write {PLACEHOLDER} into the text and pass the series as timeseries=[...]",
+        )
+
+    return {**message, "content": "".join(part["text"] if isinstance(part, Mapping) else part for part in content)}
 
 
 class Qwen2TSProcessor(TimeSeriesProcessor):
