@@ -155,6 +155,14 @@ TABLE: tuple[Row, ...] = (
     _row(
         "patch", "train.kto.trainer", "CustomKTOTrainer.forward", "preference:pass_timeseries", "KTO sees the series"
     ),
+    _row("patch", "chat.hf_engine", "HuggingfaceEngine.chat", "chat:refuse_before_generating", "no late refusal"),
+    _row(
+        "patch", "chat.hf_engine", "HuggingfaceEngine.stream_chat", "chat:refuse_before_generating", "no silent hang"
+    ),
+    _row("patch", "chat.chat_model", "run_chat", "chat:go_on_after_refusal", "a refused message ends no session"),
+    _row("patch", "api.chat", "_process_request", "chat:read_request_once", "a request is read once"),
+    _row("patch", "api.chat", "create_chat_completion_response", "chat:answer_400", "400 with the reason"),
+    _row("patch", "api.chat", "create_stream_chat_completion_response", "chat:answer_400", "400 with the reason"),
     *(
         _row("patch", "train.sft.trainer", f"CustomSeq2SeqTrainer.{method}", f"generation:{function}", why)
         for method, function, why in (

@@ -44,6 +44,12 @@ class ChatTSPlugin:
             raise ChatTSError("ChatTS reads no images or videos", fix="Remove the `images` / `videos` column")
 
         series = unpack(audios)
+        limit = getattr(processor, "max_sequence_length", None)
+        for number, item in enumerate(series, start=1):
+            if limit is not None and len(item) > limit:
+                what = f"series {number} has {len(item)} points, the base takes {limit}"
+                raise ChatTSError(what, fix="Cut or resample it")
+
         if not isinstance(processor, TimeSeriesProcessor):
             raise ChatTSError(
                 "no ChatTS processor was loaded with this model",
@@ -61,6 +67,15 @@ class ChatTSPlugin:
                 series = series[own:]
 
         return messages
+
+    @staticmethod
+    def name_series(messages: list[dict[str, str]], series: int) -> list[dict[str, str]]:
+        """Return a chat whose first message has the marks that the host puts in front when it has none of its own."""
+        if not series or any(AUDIO_PLACEHOLDER in message["content"] for message in messages):
+            return messages
+
+        first = {**messages[0], "content": AUDIO_PLACEHOLDER * series + messages[0]["content"]}
+        return [first, *messages[1:]]
 
     @staticmethod
     def _name_placeholders(messages: list[dict[str, str]], series: int) -> None:
