@@ -69,6 +69,13 @@ TABLE: tuple[Row, ...] = (
     _row("patch", "data.loader", "split_dataset", "data_patches:check_held_out", "val_size that leaves no rows"),
     _row("patch", "data.loader", "get_dataset", "base_checks:check_base_and_template", "wrong base named early"),
     _row(
+        "patch",
+        "data.collator",
+        "SFTDataCollatorWith4DAttentionMask.__call__",
+        "places:hand_over_places",
+        "a training step does not wait for counts from the GPU",
+    ),
+    _row(
         "subclass",
         "hparams.data_args",
         "DataArguments",

@@ -15,11 +15,13 @@ LOG_KEY = "ts_encoder_learning_rate"
 
 def count_tokens(trainer: Any, inputs: Any) -> None:
     """Add the real tokens of a batch to the trainer's count; stays on the device, so that no step waits for it."""
-    mask = inputs.get("attention_mask")
-    if torch.is_tensor(mask) and mask.dim() == 2:
+    mask, places = inputs.get("attention_mask"), inputs.get("places")
+    if places is not None:
+        tokens = places.samples.place.numel()
+    elif torch.is_tensor(mask) and mask.dim() == 2:
         tokens = (mask != 0).sum()
     else:  # packed rows of flash-attn and dense masks: padding cannot be told here
-        tokens = torch.tensor(inputs["input_ids"].numel(), device=inputs["input_ids"].device)
+        tokens = inputs["input_ids"].numel()
 
     trainer.chatts_tokens = getattr(trainer, "chatts_tokens", 0) + tokens
 

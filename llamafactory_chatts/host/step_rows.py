@@ -8,10 +8,12 @@ from torch.nn import functional as F
 
 from ..core.contract import IGNORE_INDEX
 from ..core.errors import ChatTSError
+from ..model.places import Places, read_places
 
 
 SERIES = "timeseries"
 WEIGHTS = "loss_weights"
+PLACES = "places"
 _WHERE = "tokens_per_batch"
 
 
@@ -55,10 +57,18 @@ class StepRows:
         series = [batch[SERIES] for batch in batches if batch.get(SERIES) is not None and batch[SERIES].shape[0]]
         self.timeseries = _stack(series, 0) if series else None
         fill = {"input_ids": pad_id, "attention_mask": 0, "labels": IGNORE_INDEX, "position_ids": 0}
-        self.tensors = _join([{k: v for k, v in batch.items() if k != SERIES} for batch in batches], fill)
+        self.tensors = _join(
+            [{k: v for k, v in batch.items() if k not in (SERIES, PLACES)} for batch in batches], fill
+        )
         self.by_position = [key for key in self.tensors if key in fill]
+        found = [batch.get(PLACES) for batch in batches]
+        self.host = None  # the same rows in host memory, where the loader handed them over
+        if all(places is not None and places.mask is not None and places.labels is not None for places in found):
+            rows = [{"input_ids": p.ids, "attention_mask": p.mask, "labels": p.labels} for p in found]
+            self.host = _join(rows, fill)
 
-        ids, mask, labels = (self.tensors[key] for key in ("input_ids", "attention_mask", "labels"))
+        source = self.tensors if self.host is None else self.host
+        ids, mask, labels = (source[key] for key in ("input_ids", "attention_mask", "labels"))
         real = mask != 0
         facts = [
             real.sum(dim=1),
@@ -66,10 +76,12 @@ class StepRows:
             (ids == base.config.ts_token_start_index).sum(dim=1),
             (real[:, 1:] & ~real[:, :-1]).sum(dim=1),
         ]
-        if self.timeseries is not None:
+        if self.host is not None:
+            facts += [places.patches for places in found]
+        elif self.timeseries is not None:
             facts.append(base.ts_encoder.count_patches(self.timeseries))
 
-        found = torch.cat(facts).tolist()  # one transfer from the device for all of them
+        found = torch.cat(facts).tolist()  # at most one transfer from the device for all of them
         rows = ids.shape[0]
         self.lengths, self.labelled, written, late = (found[index * rows : (index + 1) * rows] for index in range(4))
         if any(late):
@@ -109,6 +121,9 @@ class StepRows:
             chosen = _send(own, self.timeseries.device)
             batch[SERIES] = self.timeseries[:, : 2 * points].index_select(0, chosen)
 
+        if self.host is not None:
+            batch[PLACES] = self._places(rows, width, own, idle)
+
         if idle:
             batch["labels"] = torch.full_like(batch["labels"], IGNORE_INDEX)
 
@@ -116,6 +131,19 @@ class StepRows:
             batch[WEIGHTS] = RowWeights([self.weights[row] for row in rows])
 
         return batch
+
+    def _places(self, rows: Sequence[int], width: int, own: Sequence[int], idle: bool) -> Places:
+        """Return the places of a pass; arguments as found in :meth:`take`."""
+        index = torch.tensor(rows)
+        ids, mask, labels = (
+            self.host[key][:, :width].index_select(0, index) for key in ("input_ids", "attention_mask", "labels")
+        )
+        if idle:
+            labels = torch.full_like(labels, IGNORE_INDEX)
+
+        patches = torch.tensor([self.patches[item] for item in own], dtype=torch.long)
+        config = self.base.config
+        return read_places(ids, mask, labels, None, patches, config.ts_token_start_index, config.ts_token_end_index)
 
 
 def find_owners(written: Sequence[int], patches: Sequence[int]) -> list[list[int]]:

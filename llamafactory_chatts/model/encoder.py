@@ -50,11 +50,14 @@ class TimeSeriesEncoder(nn.Module):
         lengths = (timeseries.reshape(timeseries.shape[0], -1, 2)[:, :, 1] > 0.5).sum(dim=1)
         return (lengths + self.patch_size - 1) // self.patch_size
 
-    def patchify(self, timeseries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def patchify(
+        self, timeseries: torch.Tensor, slots: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Cut a batch of series into patches.
 
         Args:
             timeseries: shape ``(series, 2 * longest, 1)``, value and mask interleaved, zeros behind.
+            slots: which patches are real, in ``(series, most patches)`` flattened; asked of the device if None.
 
         Returns:
             values of shape ``(patches, patch_size)``, the last value repeated in an unfinished patch;
@@ -73,26 +76,28 @@ class TimeSeriesEncoder(nn.Module):
                 fix="Cut or resample it; the limit is `ts.max_sequence_length` in config.json",
             )
 
-        counts = self.count_patches(timeseries)
-        slots = -(-longest // self.patch_size)
-        point = torch.arange(slots * self.patch_size, device=pairs.device)
+        wide = -(-longest // self.patch_size)
+        point = torch.arange(wide * self.patch_size, device=pairs.device)
         source = torch.minimum(point[None, :], (lengths[:, None] - 1).clamp(min=0))
-        values = pairs[:, :, 0].gather(1, source).view(series, slots, self.patch_size)
+        values = pairs[:, :, 0].gather(1, source).view(series * wide, self.patch_size)
         index = torch.where(point[None, :] < lengths[:, None], point[None, :], self.max_sequence_length)
-        index = index.view(series, slots, self.patch_size)
-        real = torch.arange(slots, device=pairs.device)[None, :] < counts[:, None]
-        return values[real], index[real]
+        index = index.view(series * wide, self.patch_size)
+        if slots is None:
+            real = torch.arange(wide, device=pairs.device)[None, :] < self.count_patches(timeseries)[:, None]
+            slots = real.flatten().nonzero().flatten()
 
-    def forward(self, timeseries: torch.Tensor) -> torch.Tensor:
+        return values.index_select(0, slots), index.index_select(0, slots)
+
+    def forward(self, timeseries: torch.Tensor, slots: torch.Tensor | None = None) -> torch.Tensor:
         """Encode a batch of series.
 
         Args:
-            timeseries: as for :meth:`patchify`.
+            timeseries, slots: as for :meth:`patchify`.
 
         Returns:
             features of shape ``(patches, hidden_size)`` in the order of the series.
         """
-        values, index = self.patchify(timeseries)
+        values, index = self.patchify(timeseries, slots)
         values = values.to(self.dtype)
         if self.position_embedding is not None:
             position = self.position_embedding(index).flatten(1)

@@ -61,7 +61,11 @@ class TimeSeriesGeneration:
             return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)
 
         del model_kwargs["timeseries"]
-        model_kwargs[_PROMPT] = self._embed(input_ids, model_kwargs.get("attention_mask"), None, None, timeseries)[1]
+        timeseries = timeseries.to(input_ids.device)
+        places = self._look(input_ids, model_kwargs.get("attention_mask"), None, None, timeseries)
+        self._check(places, None, timeseries)
+        sent = places.send(input_ids.device, timeseries, self.ts_encoder.patch_size)
+        model_kwargs[_PROMPT] = self._embed(input_ids, timeseries, sent)
         try:
             return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)
         finally:
@@ -108,6 +112,7 @@ class TimeSeriesGeneration:
         if inputs is None:
             inputs = kwargs.pop("input_ids", None)
 
+        kwargs.pop("places", None)  # of the batch as it was; rows may be moved and repeated here
         if generation_config is None:
             kwargs.setdefault("use_cache", True)
         else:  # a setting beside it is deprecated in transformers

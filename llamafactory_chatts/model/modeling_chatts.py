@@ -9,14 +9,13 @@ from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from ..core.contract import IGNORE_INDEX
 from ..core.errors import ChatTSError
 from .configuration_chatts import Qwen2TSConfig, Qwen3TSConfig
 from .encoder import TimeSeriesEncoder
 from .generating import TimeSeriesGeneration
-from .joining import check_patches
 from .loss import shift_labels, sum_cross_entropy, sum_labelled_loss
-from .padding_free import VARLEN, find_samples
+from .padding_free import VARLEN
+from .places import Places, fetch, read_places
 from .pretrained import ChatTSFiles
 
 
@@ -75,58 +74,92 @@ class TimeSeriesForCausalLM(TimeSeriesGeneration):
 
         return self._counted
 
-    def encode_timeseries(self, timeseries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode_timeseries(
+        self, timeseries: torch.Tensor, slots: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return features ``(patches, hidden_size)`` and patches per series for ``(series, 2 * longest, 1)``."""
-        return self.ts_encoder(timeseries), self.ts_encoder.count_patches(timeseries)
+        return self.ts_encoder(timeseries, slots), self.ts_encoder.count_patches(timeseries)
 
-    def _embed(
+    def _look(
         self,
-        input_ids: torch.Tensor,
+        input_ids: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
         labels: torch.Tensor | None,
         position_ids: torch.Tensor | None,
         timeseries: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Return ids (one ``<ts>`` per patch), embeddings with features in place, mask and labels."""
-        start_id, end_id = self.config.ts_token_start_index, self.config.ts_token_end_index
-        if timeseries is None or timeseries.shape[0] == 0:
-            if bool(((input_ids == start_id) | (input_ids == end_id)).any()):
-                raise ChatTSError(
-                    "input_ids hold <ts> or <ts/> but no series were given",
-                    where="timeseries",
-                    fix="Pass timeseries=... of shape (series, 2 * longest, 1), or remove the placeholder",
-                )
+        shape: tuple[int, int] | None = None,
+    ) -> Places:
+        """Return where things stand in a batch that comes without its places: the one wait for the device."""
+        patches = None if timeseries is None else self.ts_encoder.count_patches(timeseries)
+        if attention_mask is not None and (not torch.is_tensor(attention_mask) or attention_mask.dim() != 2):
+            attention_mask = torch.ones(0)  # that its shape is another one is all that has to be known
 
-            # A rank whose batch has no series must not skip the encoder, and must meet it before the embedding as
-            # the others do: with sharded weights (ZeRO-3, FSDP) all ranks wait for each other at each module.
-            take_part = self.training or torch.distributed.is_initialized()
-            features = self.encode_timeseries(self.ts_encoder.dummy(input_ids.device))[0] if take_part else None
+        if position_ids is not None and (attention_mask is not None or position_ids.dim() != 2):
+            position_ids = None
+
+        found = fetch(
+            {
+                "ids": input_ids,
+                "mask": attention_mask,
+                "labels": labels,
+                "position_ids": position_ids,
+                "patches": patches,
+            }
+        )
+        marks = self.config.ts_token_start_index, self.config.ts_token_end_index
+        return read_places(*found.values(), *marks, shape)
+
+    def _embed(self, input_ids: torch.Tensor, timeseries: torch.Tensor | None, sent: dict | None) -> torch.Tensor:
+        """Return embeddings with features in place, for ids with one ``<ts>`` per patch.
+
+        Args:
+            sent: what :meth:`.places.Places.send` returns; may be None without series.
+        """
+        if timeseries is not None:
+            features, _ = self.encode_timeseries(timeseries, sent["slots"])
             embeds = self.get_input_embeddings()(input_ids)
-            if features is not None:
-                embeds = embeds + 0.0 * features.sum().to(embeds)
+            flat = embeds.flatten(0, 1).index_copy(0, sent["marks"], features.to(embeds))
+            return flat.view_as(embeds)
 
-            return input_ids, embeds, attention_mask, labels
+        # A rank whose batch has no series must not skip the encoder, and must meet it before the embedding as
+        # the others do: with sharded weights (ZeRO-3, FSDP) all ranks wait for each other at each module.
+        take_part = self.training or torch.distributed.is_initialized()
+        features = None
+        if take_part:
+            slot = torch.zeros(1, dtype=torch.long, device=input_ids.device)
+            features = self.encode_timeseries(self.ts_encoder.dummy(input_ids.device), slot)[0]
 
-        features, counts = self.encode_timeseries(timeseries.to(input_ids.device))
-        if bool((input_ids == end_id).any()):
-            packed = attention_mask is not None and (
-                attention_mask.shape != input_ids.shape or bool((attention_mask > 1).any())
-            )
-            if packed or position_ids is not None:
-                raise ChatTSError(
-                    "<ts><ts/> pairs change the length of a row, so position_ids, packed or 4-D masks and "
-                    "a cache do not fit",
-                    where="input_ids",
-                    fix="Write <ts> once per patch",
-                )
-
-            input_ids, attention_mask, labels = self._expand(input_ids, attention_mask, labels, counts)
-
-        at_patch = input_ids == start_id
-        check_patches(at_patch, counts)
         embeds = self.get_input_embeddings()(input_ids)
-        embeds = embeds.masked_scatter(at_patch.unsqueeze(-1), features.to(embeds))
-        return input_ids, embeds, attention_mask, labels
+        return embeds if features is None else embeds + 0.0 * features.sum().to(embeds)
+
+    def _check(self, places: Places, position_ids: torch.Tensor | None, timeseries: torch.Tensor | None) -> None:
+        """Raise a :class:`ChatTSError` unless placeholders, series, mask and positions of a batch fit each other."""
+        if timeseries is None and (places.marks.numel() or places.pairs):
+            raise ChatTSError(
+                "input_ids hold <ts> or <ts/> but no series were given",
+                where="timeseries",
+                fix="Pass timeseries=... of shape (series, 2 * longest, 1), or remove the placeholder",
+            )
+
+        if places.pairs and (places.numbered or position_ids is not None):
+            raise ChatTSError(
+                "<ts><ts/> pairs change the length of a row, so position_ids, packed or 4-D masks and "
+                "a cache do not fit",
+                where="input_ids",
+                fix="Write <ts> once per patch",
+            )
+
+        if places.problem is not None:
+            raise places.problem
+
+    def _assert_places(self, input_ids: torch.Tensor, timeseries: torch.Tensor | None, sent: dict) -> None:
+        """Let the device stop the run if the places handed over are those of another batch; waits for nothing."""
+        at_patch = input_ids == self.config.ts_token_start_index
+        fits = at_patch.flatten().index_select(0, sent["marks"]).all() & (at_patch.sum() == sent["marks"].numel())
+        if timeseries is not None:
+            fits = fits & (self.ts_encoder.count_patches(timeseries) == sent["patches"]).all()
+
+        torch._assert_async(fits, "ChatTS: the places of this batch are those of another one")
 
     @can_return_tuple
     def forward(
@@ -143,6 +176,7 @@ class TimeSeriesForCausalLM(TimeSeriesGeneration):
         num_items_in_batch: torch.Tensor | int | None = None,
         loss_weights: torch.Tensor | None = None,
         return_logits: bool | None = None,
+        places: Places | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Run the model.
@@ -155,27 +189,53 @@ class TimeSeriesForCausalLM(TimeSeriesGeneration):
             num_items_in_batch: the loss is the sum over labelled tokens divided by this; their own number if None.
             loss_weights: shape ``(rows,)``; the loss is then the sum over labelled tokens times their row's weight.
             return_logits: compute all logits even where the loss needs few; default see ``full_logits_in_training``.
+            places: what the loader found in this batch, see :mod:`.places`; looked for here if None.
 
         Raises:
             ChatTSError: placeholders and series do not fit each other, or a series is too long.
         """
+        if timeseries is not None and timeseries.shape[0] == 0:
+            timeseries = None
+
         first_pass = past_key_values is None or past_key_values.get_seq_length() == 0
-        if inputs_embeds is None and (first_pass or timeseries is not None):
-            input_ids, inputs_embeds, attention_mask, labels = self._embed(
-                input_ids, attention_mask, labels, position_ids, timeseries
-            )
-        elif inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
-        elif timeseries is not None:
+        embed = inputs_embeds is None and (first_pass or timeseries is not None)
+        if inputs_embeds is not None and timeseries is not None:
             raise ChatTSError(
                 "timeseries cannot be joined to inputs_embeds", where="inputs_embeds", fix="Pass input_ids instead"
             )
 
+        sent = None
+        if embed or labels is not None:
+            device = (inputs_embeds if inputs_embeds is not None else input_ids).device
+            shape = tuple((inputs_embeds if inputs_embeds is not None else input_ids).shape[:2])
+            timeseries = timeseries.to(device) if timeseries is not None else None
+            handed_over = (
+                places is not None and places.shape == shape and (labels is None) == (places.labelled is None)
+            )
+            if not handed_over:
+                places = self._look(input_ids, attention_mask, labels, position_ids, timeseries, shape)
+
+            if embed:
+                self._check(places, position_ids, timeseries)
+
+            if embed and places.pairs:
+                counts = places.patches.to(device)
+                input_ids, attention_mask, labels = self._expand(input_ids, attention_mask, labels, counts)
+                places = self._look(input_ids, attention_mask, labels, None, timeseries)
+
+            sent = places.send(device, timeseries, self.ts_encoder.patch_size)
+            if handed_over and embed:
+                self._assert_places(input_ids, timeseries, sent)
+
+        if embed:
+            inputs_embeds = self._embed(input_ids, timeseries, sent)
+        elif inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+
         samples = None
         plain = labels is not None and past_key_values is None and not kwargs.get("output_hidden_states")
         if self.padding_free and plain and (attention_mask is None or attention_mask.dim() == 2):
-            shape = inputs_embeds.shape[:2]
-            samples = find_samples(attention_mask, position_ids, *shape, inputs_embeds.device)
+            shape, samples = inputs_embeds.shape[:2], sent["samples"]
             kwargs.update(samples.attention_kwargs(self.config._attn_implementation, inputs_embeds.dtype))
             inputs_embeds, position_ids, use_cache = samples.pick(inputs_embeds), samples.positions, False
             attention_mask = {"full_attention": None}  # says to the backbone: nothing to be built
@@ -205,20 +265,21 @@ class TimeSeriesForCausalLM(TimeSeriesGeneration):
             logits = self.lm_head(hidden[:, keep, :])
 
         if labels is not None:
-            target = shift_labels(labels, hidden.device)
-            labelled = target != IGNORE_INDEX
+            labelled = sent["labelled"].to(hidden.device)
+            target = shift_labels(labels, hidden.device).flatten().index_select(0, labelled)
             weights = None
             if loss_weights is not None:
-                weights = loss_weights.to(hidden.device, torch.float32)[:, None].expand_as(target)[labelled]
+                weights = loss_weights.to(hidden.device, torch.float32).index_select(0, labelled // hidden.shape[1])
 
             if logits is not None and logits.shape[1] == hidden.shape[1]:
-                loss = sum_cross_entropy(logits[labelled], target[labelled], weights)
+                loss = sum_cross_entropy(logits.flatten(0, 1).index_select(0, labelled), target, weights)
             else:
                 sharded = hasattr(self.lm_head.weight, "ds_id")
-                loss = sum_labelled_loss(self.lm_head, hidden[labelled], target[labelled], weights, in_one=sharded)
+                picked = hidden.flatten(0, 1).index_select(0, labelled)
+                loss = sum_labelled_loss(self.lm_head, picked, target, weights, in_one=sharded)
 
             if loss_weights is None:
-                items = labelled.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+                items = max(labelled.numel(), 1) if num_items_in_batch is None else num_items_in_batch
                 loss = loss / (items.to(loss.device) if torch.is_tensor(items) else items)
 
         return CausalLMOutputWithPast(
