@@ -11,6 +11,7 @@ from ..core.errors import shorten
 from . import environment_machine as machine_checks
 from . import environment_packages as package_checks
 from . import probes
+from .build_locks import extension_builds
 from .environment_packages import FAMILY, version_of
 from .finding import Finding
 
@@ -64,6 +65,7 @@ CHECKS: dict[str, Check] = {
     "shm": machine_checks.shared_memory,
     "folders": machine_checks.folders,
     "locks": machine_checks.lock_files,
+    "builds": extension_builds,
 }
 """Name -> check; the order is that of the output. A check yields findings and never changes anything."""
 

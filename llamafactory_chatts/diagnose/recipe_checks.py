@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ..core.errors import shorten
+from .build_locks import waits_for_build
 from .finding import Finding, worst_first
 from .recipe_checks_adapters import adapters_on_their_base
 from .recipe_checks_chatts import chatts_contradictions, remote_code, unknown_layers
 from .recipe_checks_data import held_out, stored_tokens
 from .recipe_checks_export import quantised_export
+from .recipe_checks_deepspeed import own_optimizer
 from .recipe_checks_files import (
     adapters_and_checkpoints,
     base_folder,
@@ -30,6 +32,7 @@ from .recipe_checks_launch import (
     reporters,
 )
 from .recipe_checks_method import contradictions, numbers_out_of_range
+from .recipe_checks_resume import checkpoint_to_resume
 from .recipe_checks_run import nothing_to_do, reference_model, steps_and_saves
 from .recipe_checks_tuning import tuning_contradictions, vision_settings
 from .recipe_context import Context
@@ -55,6 +58,7 @@ RULES: tuple[Rule, ...] = (
     Rule("template", template_of_base),
     Rule("adapters", adapters_and_checkpoints),
     Rule("adapters and base", adapters_on_their_base),
+    Rule("checkpoint", checkpoint_to_resume),
     Rule("layers", unknown_layers),
     Rule("datasets", datasets),
     Rule("held-out rows", held_out),
@@ -70,6 +74,8 @@ RULES: tuple[Rule, ...] = (
     Rule("DDP", data_parallel_checkpointing),
     Rule("checkpointing", checkpointing_names),
     Rule("DeepSpeed", deepspeed_file),
+    Rule("DeepSpeed's optimizer", own_optimizer),
+    Rule("DeepSpeed's builds", waits_for_build),
     Rule("host memory", offloaded_weights),
     Rule("4-bit and ZeRO-3", quantised_and_sharded, errors=False),
     Rule("packages", packages),

@@ -135,7 +135,7 @@ def template_of_base(context: Context) -> Iterator[Finding]:
 
 
 def adapters_and_checkpoints(context: Context) -> Iterator[Finding]:
-    """Adapters to go on from, and a checkpoint to resume."""
+    """Adapters to go on from."""
     for name in context.words("adapter_name_or_path"):
         if Path(name).is_dir() and not (Path(name) / "adapter_config.json").is_file():
             what, fix = (
@@ -148,12 +148,6 @@ def adapters_and_checkpoints(context: Context) -> Iterator[Finding]:
             continue
 
         yield Finding("error", "adapter_name_or_path", what, context.recipe.where("adapter_name_or_path"), fix)
-
-    key = "resume_from_checkpoint"
-    checkpoint = context.get(key)
-    if isinstance(checkpoint, str) and checkpoint.lower() not in ("true", "false") and not Path(checkpoint).is_dir():
-        what = f"there is no folder {shorten(checkpoint)}"
-        yield Finding("error", key, what, context.recipe.where(key), "Name a checkpoint-N folder, or remove it")
 
 
 def datasets(context: Context) -> Iterator[Finding]:

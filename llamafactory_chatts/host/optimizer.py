@@ -8,6 +8,7 @@ from ..core.errors import ChatTSError
 from .compat import patch
 from .loading import is_chatts_model
 from .progress import LOG_KEY, print_lines
+from .resume_record import keep_settings
 from .token_budget import start_token_budget
 from .tuning import ENCODER
 
@@ -77,6 +78,7 @@ def split_encoder_group(module: Any, name: str) -> None:
         def create_optimizer(self: Any, *args: Any, **kwargs: Any) -> Any:
             if is_chatts_model(getattr(self.model, "config", None)):
                 print_lines(self)
+                keep_settings(self)
 
             made_before = self.optimizer
             optimizer = original(self, *args, **kwargs)
