@@ -156,8 +156,12 @@ TABLE: tuple[Row, ...] = (
         for module, name in _TRAINERS.items()
     ),
     *(
-        _row("patch", module, f"{_TRAINERS[module]}.__init__", "optimizer:count_labelled_tokens", "loss per token")
+        _row("patch", module, f"{_TRAINERS[module]}.{method}", function, why)
         for module in ("train.sft.trainer", "train.pt.trainer")
+        for method, function, why in (
+            ("__init__", "optimizer:count_labelled_tokens", "loss per token"),
+            ("evaluation_loop", "evaluation:mean_over_tokens", "evaluation loss per token"),
+        )
     ),
     _row(
         "patch", "train.kto.trainer", "CustomKTOTrainer.forward", "preference:pass_timeseries", "KTO sees the series"

@@ -3,24 +3,40 @@
 import importlib.util
 import json
 import subprocess
+from pathlib import Path
 
 import llamafactory
 import pytest
 import yaml
 from shell_runs import free_port
-from test_training_cli import ABORT, BIN, data_dir, environment, losses, rows, settings  # noqa: F401
+from test_training_cli import BIN, data_dir, environment, losses, rows, settings  # noqa: F401
 
 
 pytestmark = pytest.mark.slow
 LAUNCHER = importlib.util.find_spec("llamafactory").submodule_search_locations[0] + "/launcher.py"
-ZERO3 = {
+ZERO = {
     "train_batch_size": "auto",
     "train_micro_batch_size_per_gpu": "auto",
     "gradient_accumulation_steps": "auto",
     "gradient_clipping": "auto",
     "zero_allow_untested_optimizer": True,
-    "zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True},
+    "zero_optimization": {"stage3_gather_16bit_weights_on_model_save": True},
 }
+
+
+ABORT = "terminate called without an active exception"
+
+
+def may_abort(command: list, printed: str, out: Path) -> bool:
+    """Tell whether a run ended as only DeepSpeed with several processes on the CPU may end.
+
+    Threads of gloo still hold tensors of its gathers while Python shuts down, after everything was saved.
+    """
+    return (
+        any("deepspeed" in str(word) for word in command)
+        and ABORT in printed
+        and (out / "trainer_state.json").exists()
+    )
 
 
 def launch(command: list, recipe: dict, tmp_path, **env: str) -> None:
@@ -30,10 +46,7 @@ def launch(command: list, recipe: dict, tmp_path, **env: str) -> None:
         [*command, LAUNCHER, path], env=environment(**env), capture_output=True, text=True, timeout=900
     )
     printed = done.stdout + done.stderr
-    if ABORT in printed and (tmp_path / "out" / "trainer_state.json").exists():
-        return  # DeepSpeed on CPU sometimes aborts a worker while Python shuts down, after everything was saved
-
-    assert done.returncode == 0, printed[-3000:]
+    assert done.returncode == 0 or may_abort(command, printed, tmp_path / "out"), printed[-3000:]
 
 
 def test_host_is_untouched_on_disk():
@@ -55,9 +68,10 @@ def test_accelerate(tiny_base, data_dir, tmp_path):  # noqa: F811
 
 
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
-def test_deepspeed_zero3(tiny_base, data_dir, tmp_path):  # noqa: F811
-    config = tmp_path / "zero3.json"
-    config.write_text(json.dumps(ZERO3))
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeed(tiny_base, data_dir, tmp_path, stage):  # noqa: F811
+    config = tmp_path / "zero.json"
+    config.write_text(json.dumps({**ZERO, "zero_optimization": {**ZERO["zero_optimization"], "stage": stage}}))
     recipe = settings(
         tiny_base, data_dir, tmp_path / "out", max_steps=3, dataset="mixed", timeseries_sft_lr=1.0e-3,
         deepspeed=str(config),

@@ -9,8 +9,9 @@ CAUSES = (
         r"the disk|\[WinError 112\]|Not enough (?:free )?disk space",
         "the disk (or the quota) is full",
         "`df -h` and `df -i` of output_dir, HF_HOME and /tmp show which (`quota -s` for a quota); free space, lower "
-        "save_total_limit, or move output_dir and the cache (HF_HOME, HF_DATASETS_CACHE) to another disk; then "
-        "resume_from_checkpoint: true",
+        "save_total_limit, or move output_dir with its checkpoints, or the cache (HF_HOME, HF_DATASETS_CACHE); delete "
+        "the checkpoint that was being saved, then start again: it goes on from the one before (save_only_model: true "
+        "saves space, but nothing can go on from there)",
         needles=("No space left on device", "Disk quota exceeded"),
     ),
     rule(

@@ -8,6 +8,7 @@ from ..core.errors import ChatTSError, shorten
 from .base_fingerprint import compare_base, goes_on
 from .compat import patch
 from .deepspeed_gather import gather_in_order
+from .deepspeed_steps import mend_zero_steps
 from .reference import check_reference, compares_with_start
 
 
@@ -167,6 +168,7 @@ def prepare_model(loader: Any, name: str) -> None:
 
             model_args.trust_remote_code = False
             gather_in_order()
+            mend_zero_steps()
             model = original(tokenizer, model_args, finetuning_args, is_trainable, add_valuehead)
             if is_trainable:
                 from .speed import use_fast_paths
