@@ -125,6 +125,9 @@ TABLE: tuple[Row, ...] = (
     _row(
         "patch", "train.tuner", "_training_function", "preflight:check_before_start", "mistakes named before loading"
     ),
+    _row("patch", "train.tuner", "_ray_training_function", "preflight:check_before_start", "the same in front of Ray"),
+    _row("patch", "launcher", "launch", "launching:keep_words_whole", "spaces in the path of a recipe"),
+    _row("patch", "v1.config.arg_parser", "get_args", "engines:ask_before_v1", "no training without the series"),
     _row("patch", "model.loader", "apply_liger_kernel", "speed:apply_liger", "enable_liger_kernel works"),
     _row("patch", "model.loader", "patch_config", "memory:ask_for_savings", "offload_embedding, lm_head_8bit work"),
     _row("patch", "model.loader", "load_model", "loading:prepare_model", "logits only where labels are"),
@@ -254,14 +257,20 @@ def arm() -> None:
 
     Raises:
         ImportError: an unsupported version of llamafactory or transformers, or llamafactory was imported too early
-            (other modules of it then hold names that a row would replace).
+            (other modules of it then hold names that a row would replace), or one of its other engines is asked for.
     """
     global _armed
+    from .diagnose.recipe_checks_engine import ENVIRONMENT, is_on
     from .host import compat
 
     compat.check_versions()
     if _armed:
         return
+
+    if any(map(is_on, ENVIRONMENT)):  # their way is another from the host's first imports on
+        from .host.engines import refuse_on_command_line
+
+        refuse_on_command_line()
 
     early = next((row.module for row in TABLE if row.module in sys.modules), None)
     if early is not None:

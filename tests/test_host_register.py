@@ -252,7 +252,7 @@ def test_a_registry_that_is_gone_is_an_import_error():
         ),
         ("switched off inside", "False"),
         ("failing row", "[True, True]"),
-        ("version", "(True, ['compat', 'model_list'])"),
+        ("version", "(True, ['compat', 'launching', 'model_list'])"),
     ],
 )
 def test_in_a_process_of_its_own(answers, case, expected):

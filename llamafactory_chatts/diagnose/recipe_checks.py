@@ -11,6 +11,7 @@ from .recipe_checks_chatts import chatts_contradictions, remote_code, unknown_la
 from .recipe_checks_data import held_out, stored_tokens
 from .recipe_checks_export import quantised_export
 from .recipe_checks_deepspeed import own_optimizer
+from .recipe_checks_engine import other_engines
 from .recipe_checks_files import (
     adapters_and_checkpoints,
     base_folder,
@@ -50,6 +51,7 @@ class Rule:
 
 RULES: tuple[Rule, ...] = (
     Rule("recipe", kind_of_file),
+    Rule("engine", other_engines),
     Rule("keys", unknown_keys),
     Rule("values", wrong_values),
     Rule("numbers", numbers_out_of_range),

@@ -132,6 +132,9 @@ PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
     },
     "accelerate.state:GradientState._set_sync_gradients": ("self", "sync_gradients"),
     "llamafactory.train.tuner:_training_function": ("config",),
+    "llamafactory.train.tuner:_ray_training_function": ("ray_args", "config"),
+    "llamafactory.launcher:launch": (),
+    "llamafactory.v1.config.arg_parser:get_args": ("args",),
     "llamafactory.train.kto.trainer:CustomKTOTrainer.forward": ("self", "model", "batch", "prefix"),
 }
 """Names we rely on with their parameters; a canary test compares them with the installed host."""

@@ -10,19 +10,27 @@ from ..diagnose.recipe_checks import check_recipe
 from ..diagnose.recipe_context import Context
 from ..diagnose.recipe_reading import recipe_of
 from .compat import patch
+from .engines import refuse_engines
 
 
 def check_before_start(tuner: Any, name: str) -> None:
-    """``_training_function`` first looks for the mistakes that ``lmf-chatts doctor RECIPE`` finds."""
+    """A starting training first looks for the mistakes that ``lmf-chatts doctor RECIPE`` finds.
+
+    ``name`` is ``_training_function(config)``, or ``_ray_training_function(ray_args, config)`` in front of Ray.
+    """
 
     def build(original: Any) -> Any:
-        def _training_function(config: dict[str, Any]) -> None:
+        def start(*args: Any, **kwargs: Any) -> None:
+            given = (kwargs["config"] if "config" in kwargs else args[-1]).get("args")
             if preflight_is_on() and os.environ.get("RANK", "0") == "0":  # one report; the launcher ends the others
-                refuse_mistakes(config.get("args"))
+                refuse_mistakes(given)
 
-            return original(config)
+            if given is not None:
+                refuse_engines(given)  # whatever the switch says: series would be lost in silence
 
-        return _training_function
+            return original(*args, **kwargs)
+
+        return start
 
     patch(tuner, name, build)
 
