@@ -20,7 +20,6 @@ from llamafactory_chatts.host import engines, preflight
 
 
 HOST = Path(importlib.util.find_spec("llamafactory").submodule_search_locations[0])
-READERS = ("is_env_enabled", "getenv", "get", "pop")
 
 FINE_ENVIRONMENT = {
     # how processes are started, found and named
@@ -38,7 +37,7 @@ FINE_ENVIRONMENT = {
     "AUDIO_PLACEHOLDER", "IMAGE_PLACEHOLDER", "VIDEO_PLACEHOLDER", "DOWNSAMPLE_MODE", "http_proxy", "HTTP_PROXY",
     "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY",
 }  # fmt: skip
-"""What the host reads and where our table stays in the way of every series. ``USE_RAY``: its workers import the host."""
+"""What the host reads while every series still passes our table. Ray's workers import the host, and with it the table."""
 
 FINE_KEYS = {
     # optimizers, adapters and losses inside the same trainers

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import gpus as cards
+from ..core import gpus as cards
+from ..core.host_limits import host_memory, read
 from .finding import Finding
 from .installs import install
 
@@ -109,34 +110,6 @@ def _has_code(archs: list[str], capability: tuple[int, ...]) -> bool:
     return False
 
 
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""
-
-
-def host_memory() -> dict[str, float | None]:
-    """Return GiB: ``total``, ``available``, ``swap``, and ``limit`` of the control group (None without one)."""
-    lines = dict(line.split(":", 1) for line in _read("/proc/meminfo").splitlines() if ":" in line)
-    size = {key: int(value.split()[0]) / 2**20 for key, value in lines.items() if value.split()}
-    limits = []
-    group = next((line[3:] for line in _read("/proc/self/cgroup").splitlines() if line.startswith("0::")), "/")
-    for folder in (Path("/sys/fs/cgroup"), *(Path("/sys/fs/cgroup", group.lstrip("/")),)):
-        for name, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "")):
-            text = _read(str(folder / name)).strip()
-            if text.isdigit() and int(text) < 2**60:
-                now = _read(str(folder / used)).strip() if used else ""
-                limits.append((int(text) / GIB, (int(text) - int(now)) / GIB if now.isdigit() else None))
-
-    limit, left = min(limits) if limits else (None, None)
-    available = size.get("MemAvailable")
-    if left is not None and available is not None:
-        available = min(available, left)
-
-    return {"total": size.get("MemTotal"), "available": available, "swap": size.get("SwapFree"), "limit": limit}
-
-
 def memory(machine: "Machine") -> Iterator[Finding]:
     """Host memory, the limit of the control group, swap, and whether the OOM killer was here before."""
     size = host_memory()
@@ -152,7 +125,7 @@ def memory(machine: "Machine") -> Iterator[Finding]:
     else:
         yield Finding("ok", "memory", what)
 
-    killed = [line.split()[1] for line in _read("/sys/fs/cgroup/memory.events").splitlines() if "oom_kill " in line]
+    killed = [line.split()[1] for line in read("/sys/fs/cgroup/memory.events").splitlines() if "oom_kill " in line]
     if killed and killed[0] != "0":
         what = f"the OOM killer ended {killed[0]} processes of this control group since it was made"
         yield Finding("warning", "memory", what, fix="Give the container more memory, or start fewer processes")

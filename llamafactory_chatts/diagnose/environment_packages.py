@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..core.gpus import gpus
 from .finding import Finding
-from .gpus import gpus
 from .installs import OURS, install, requirements, supports
 
 

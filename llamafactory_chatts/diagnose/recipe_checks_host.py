@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 
+from ..core.host_limits import host_memory
 from ..core.memory import GIB, count_shares
-from .environment_machine import host_memory
 from .finding import Finding
 from .recipe_context import Context
 

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..core import gpus
 from ..core.contract import COLUMN, TEMPLATE
 from ..core.dataset_entries import FILE, read_entries
 from ..core.errors import ChatTSError
-from . import gpus
 from .recipe_reading import Recipe
 
 

@@ -11,6 +11,7 @@ import shutil
 from typing import Any
 
 from ..core.contract import TEMPLATE
+from ..core.host_limits import processors
 
 
 WORKERS = 2
@@ -91,7 +92,7 @@ def choose_workers(device: str, deepspeed: Any = None) -> tuple[int, str]:
     if os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free < SHARED_MEMORY:
         return 0, f"because /dev/shm has less than {SHARED_MEMORY // 2**20} MiB free (docker run --shm-size=1g)"
 
-    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = processors() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, min(WORKERS, cores)), ""
 
 

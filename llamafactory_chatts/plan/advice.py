@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..core.memory import GIB
-from .estimate import Plan
+from .estimate import Plan, judge
 from .fit import LIGER_FROM, precision_changes, sibling
 
 
@@ -146,9 +146,16 @@ def _largest_budget(plan: Plan) -> int | None:
 
 
 def _smaller(plan: Plan) -> Iterator[Advice]:
-    card = plan.machine.card
-    if card and plan.room is not None and 0 <= plan.room < 0.03 * card.gib * GIB:
-        text = f"only {_gib(plan.room)} is left: the estimate is good to about 10 %; a desktop on this card needs some"
+    if plan.room is not None and plan.room >= 0 and judge(plan.gpu.needed, plan.machine.card.gib * GIB) == "tight":
+        text = f"{_gib(plan.room)} left on a card is less than the estimate may be off; a desktop on it needs some too"
+        yield Advice("note", "memory", f"{text}. --fix makes room")
+
+    if (
+        plan.host_room is not None
+        and plan.host_room >= 0
+        and judge(plan.host.total, plan.machine.ram * GIB) == "tight"
+    ):
+        text = f"{_gib(plan.host_room)} of host memory left is less than the estimate may be off"
         yield Advice("note", "memory", text)
 
 

@@ -25,6 +25,17 @@ from .training_rows import TrainingRows, select_rows
 
 STAGES = ("sft", "dpo", "kto", "rm")
 
+ERROR = 0.10
+"""How far an estimate of memory was off at most (docs/benchmarks.md): closer than that to the limit is ``tight``."""
+
+
+def judge(needed: float, there: float) -> str:
+    """Return ``fits``, ``tight`` (the estimate's own error decides, either way) or ``does not fit``."""
+    if abs(there - needed) < ERROR * needed:
+        return "tight"
+
+    return "fits" if there > needed else "does not fit"
+
 
 @dataclass(frozen=True)
 class Counted:
@@ -73,6 +84,18 @@ class Plan:
         return None if self.machine.ram is None else self.machine.ram * GIB - self.host.total
 
     @property
+    def verdict(self) -> str | None:
+        """The worse of :func:`judge`'s words for a card and the host; None: no card given."""
+        if self.machine.card is None:
+            return None
+
+        words = [judge(self.gpu.needed, self.machine.card.gib * GIB)]
+        if self.machine.ram is not None:
+            words.append(judge(self.host.total, self.machine.ram * GIB))
+
+        return max(words, key=("fits", "tight", "does not fit").index)
+
+    @property
     def wrong_precision(self) -> bool:
         """Whether the recipe asks for bf16 on a card that has none."""
         card = self.machine.card
@@ -80,7 +103,7 @@ class Plan:
 
     @property
     def fits(self) -> bool | None:
-        """Whether the run works on this machine; None: no card given."""
+        """Whether the run works on this machine as far as the estimate goes; None: no card given."""
         if self.room is None:
             return None
 

@@ -11,8 +11,8 @@ from .estimate import Plan
 from .recipe import Recipe
 
 
-MARGIN = 0.03
-"""Share of a card that a recipe made to fit leaves free: estimates err by about as much."""
+LEAST = 0.03
+"""Share of a card that a recipe made to fit leaves free at least, where nothing leaves more than the estimate errs."""
 
 LIGER_FROM = 8.0
 """Compute capability from which the recipes use Liger's kernels."""
@@ -113,6 +113,8 @@ def _splits(plan: Plan) -> Iterator[dict[str, Any]]:
 def find_fit(plan: Plan) -> Fit:
     """Return the first change that fits: smaller passes, then one more saving after the other.
 
+    Where nothing leaves more room than the estimate may be off, it is the first that leaves a little.
+
     Raises:
         ChatTSError: no card is given, or nothing fits.
     """
@@ -123,14 +125,22 @@ def find_fit(plan: Plan) -> Fit:
 
     changes = precision_changes(plan)
     tightest: Plan | None = None
+    tight: Fit | None = None
     for level in _levels(plan):
         changes = {**changes, **level}
         for split in _splits(plan):
             tried = plan.changed({**changes, **split})
-            if tried.fits and tried.room >= MARGIN * plan.machine.card.gib * GIB:
-                return Fit(_real_changes(plan, {**changes, **split}), tried)
+            if tried.fits and tried.room >= LEAST * plan.machine.card.gib * GIB:
+                found = Fit(_real_changes(plan, {**changes, **split}), tried)
+                if tried.verdict == "fits":
+                    return found
+
+                tight = tight or found
 
             tightest = tried if tightest is None or tried.gpu.needed < tightest.gpu.needed else tightest
+
+    if tight is not None:
+        return tight
 
     raise ChatTSError(
         f"the smallest way found needs {tightest.gpu.needed / GIB:.2f} GiB of {plan.machine.card.gib:.2f} on a card"

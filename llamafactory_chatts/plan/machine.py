@@ -3,13 +3,14 @@
 import difflib
 import functools
 import json
+import os
 import re
-import subprocess
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..core import gpus
 from ..core.errors import ChatTSError
+from ..core.host_limits import host_memory, largest_memory
 
 
 USABLE = 0.985
@@ -38,6 +39,7 @@ class Machine:
         nodes: of the run.
         ram: GiB of host memory of a node; None: not known.
         fsdp: the run is started by ``accelerate launch`` with FSDP.
+        notes: what limits this machine, where it is the one that the program runs on.
     """
 
     card: Card | None = None
@@ -45,6 +47,7 @@ class Machine:
     nodes: int = 1
     ram: float | None = None
     fsdp: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def world(self) -> int:
@@ -138,33 +141,45 @@ def choose_machine(gpu: str | None, vram: float | None, ram: float | None, nodes
     if vram is not None:
         return Machine(Card(f"{vram:g} GiB card", vram), 1, nodes, ram)
 
-    card, count = _own_cards()
-    return Machine(card, count, nodes, ram or (_own_ram() if card else None))
+    card, count, notes = _own_cards()
+    own, all_of_it = largest_memory(), host_memory()["total"]
+    if card is not None and ram is None and own is not None and all_of_it is not None and own < all_of_it:
+        notes += (f"{own:.0f} of {all_of_it:.0f} GiB host memory: the limit of the control group",)
+
+    return Machine(card, count, nodes, ram or (own if card else None), notes=notes)
 
 
-def _own_cards() -> tuple[Card | None, int]:
-    """Return what ``nvidia-smi`` finds here; (None, 1) without it."""
-    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    with suppress(OSError, subprocess.SubprocessError, ValueError):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-        rows = [line.rsplit(",", 1) for line in done.stdout.strip().splitlines()]
-        if rows:
-            name, size = rows[0][0].strip(), float(rows[0][1]) / 1024
-            usable = round(size * USABLE, 2)
-            try:
-                card = find_card(f"{name} {size:.0f}GB")  # several cards have one name and different memory
-            except ChatTSError:
-                return Card(name, usable), len(rows)
+def _own_cards() -> tuple[Card | None, int, tuple[str, ...]]:
+    """Return the card that decides, how many a run started here would use, and what to say about it.
 
-            return (card if abs(card.gib / usable - 1) < 0.1 else replace(card, gib=usable)), len(rows)
+    That is what CUDA shows (``CUDA_VISIBLE_DEVICES``, MIG), one process each, or as many as ``NPROC_PER_NODE`` says.
+    """
+    every = gpus.gpus()
+    seen = gpus.visible(every)
+    if not seen:
+        return None, 1, (f"{_SETTING} hides all {len(every)} cards of this machine",) if every else ()
 
-    return None, 1
+    notes = [f"{len(seen)} of {len(every)} cards: {_SETTING}"] if len(seen) < len(every) else []
+    asked = os.environ.get("NPROC_PER_NODE", "")
+    if asked.isdigit() and 0 < int(asked) < len(seen):
+        notes.append(f"{asked} of {len(seen)} visible cards: NPROC_PER_NODE")
+        seen = seen[: int(asked)]
+
+    if len({card.name for card in every}) > 1 and os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+        notes.append("cards differ, and CUDA may number them in another order: export CUDA_DEVICE_ORDER=PCI_BUS_ID")
+
+    smallest = min(seen, key=lambda card: card.total)
+    if len({card.name for card in seen}) > 1:
+        notes.append(f"cards differ: the plan is for the smallest, {smallest.name}")
+
+    size = smallest.total / 1024
+    usable = round(size * USABLE, 2)
+    try:
+        card = find_card(f"{smallest.name} {size:.0f}GB")  # several cards have one name and different memory
+    except ChatTSError:
+        return Card(smallest.name, usable), len(seen), tuple(notes)
+
+    return (card if abs(card.gib / usable - 1) < 0.1 else replace(card, gib=usable)), len(seen), tuple(notes)
 
 
-def _own_ram() -> float | None:
-    with suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemTotal:"):
-                return int(line.split()[1]) / 2**20
-
-    return None
+_SETTING = "CUDA_VISIBLE_DEVICES or MIG"

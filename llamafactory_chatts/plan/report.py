@@ -7,7 +7,7 @@ import numpy as np
 
 from ..core.memory import GIB
 from .advice import Advice
-from .estimate import Plan
+from .estimate import ERROR, Plan, judge
 
 
 BARS, WIDTH = 12, 40
@@ -64,6 +64,7 @@ def as_dict(plan: Plan, advice: list[Advice]) -> dict[str, Any]:
             "cards": plan.machine.count,
             "nodes": plan.machine.nodes,
             "ram_gib": plan.machine.ram,
+            "notes": list(plan.machine.notes),
         },
         "rows": {
             "datasets": rows.rows.parts,
@@ -108,6 +109,7 @@ def as_dict(plan: Plan, advice: list[Advice]) -> dict[str, Any]:
             "parts": {name: size / GIB for name, size in host.parts.items()},
         },
         "fits": plan.fits,
+        "verdict": plan.verdict,
         "seconds": plan.time.seconds if plan.time else None,
         "samples_per_second": plan.time.samples_per_second if plan.time else None,
         "speed_source": plan.time.source if plan.time else None,
@@ -130,6 +132,7 @@ def _head(plan: Plan) -> list[str]:
     return [
         f"{recipe.path}: {plan.base.name} ({plan.base.total / 1e9:.2f} billion parameters), {method}",
         f"on {plan.machine}",
+        *(f"   {note}" for note in plan.machine.notes),
     ]
 
 
@@ -197,23 +200,23 @@ def _gpu(plan: Plan) -> list[str]:
     lines.append(f"  {'PyTorch, reserved':<24}{gpu.peak / GIB:>8.2f} GiB")
     lines.append(f"  {'CUDA beside PyTorch':<24}{gpu.outside / GIB:>8.2f} GiB")
     card = plan.machine.card
-    verdict = ""
-    if card is not None:
-        room = plan.room / GIB
-        verdict = f"   of {card.gib:.2f}: " + (f"fits, {room:.1f} left" if room >= 0 else f"{-room:.1f} too much")
-
+    verdict = "" if card is None else _verdict(gpu.needed, card.gib, f"{card.gib:.2f}")
     lines.append(f"  {'needed':<24}{gpu.needed / GIB:>8.2f} GiB{verdict}")
     return lines
+
+
+def _verdict(needed: float, there: float, shown: str) -> str:
+    """Return the verdict with the room that is left (or missing) and how far the estimate may be off, in GiB."""
+    word, room = judge(needed, there * GIB), there - needed / GIB
+    text = f"   of {shown}: {word}, " + (f"{room:.1f} left" if room >= 0 else f"{-room:.1f} too much")
+    return text + (f" (the estimate may be {ERROR:.0%} off: {ERROR * needed / GIB:.1f})" if word == "tight" else "")
 
 
 def _host(plan: Plan) -> list[str]:
     host, ram = plan.host, plan.machine.ram
     lines = ["", f"host memory of a node while loading and training ({host.launcher})"]
     lines += [f"  {name:<24}{size / GIB:>8.2f} GiB" for name, size in host.parts.items() if size >= GIB / 200]
-    verdict = ""
-    if ram is not None:
-        verdict = f"   of {ram:.0f}: " + ("fits" if plan.host_room >= 0 else f"{-plan.host_room / GIB:.1f} too much")
-
+    verdict = "" if ram is None else _verdict(host.total, ram, f"{ram:.0f}")
     lines.append(f"  {'needed':<24}{host.total / GIB:>8.2f} GiB{verdict}")
     return lines
 

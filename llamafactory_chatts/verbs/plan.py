@@ -147,7 +147,8 @@ def _fix(plan: Any, changes: dict[str, Any], overrides: dict[str, Any], args: ar
     card = fit.plan.machine.card.gib
     _say(
         args.json,
-        f"  needs {fit.plan.gpu.needed / GIB:.1f} of {card:.1f} GiB; {fit.plan.steps.global_batch} rows a step",
+        f"  needs {fit.plan.gpu.needed / GIB:.1f} of {card:.1f} GiB ({fit.plan.verdict}); "
+        f"{fit.plan.steps.global_batch} rows a step",
     )
     return changes, fit.plan
 

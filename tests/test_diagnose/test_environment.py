@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from llamafactory_chatts.diagnose import environment, environment_machine, environment_packages, gpus, probes
+from llamafactory_chatts.core import gpus, host_limits
+from llamafactory_chatts.diagnose import environment, environment_machine, environment_packages, probes
 from llamafactory_chatts.diagnose.environment import CHECKS, Machine, check_environment
 
 
@@ -288,7 +289,9 @@ class TestMachine:
             "/sys/fs/cgroup/memory.current": f"{2**30}\n",
             "/sys/fs/cgroup/memory.events": "low 0\noom 2\noom_kill 2\noom_group_kill 0\n",
         }
-        monkeypatch.setattr(environment_machine, "_read", lambda path: files.get(path, ""))
+        for module in (host_limits, environment_machine):
+            monkeypatch.setattr(module, "read", lambda path: files.get(str(path), ""))
+
         first, second = environment_machine.memory(machine())
         assert first.level == "warning" and "7.0 GiB free of 64.0, limited to 8.0" in first.what
         assert second.level == "warning" and "ended 2 processes" in second.what

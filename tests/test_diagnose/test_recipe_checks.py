@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from llamafactory_chatts.core import gpus
 from llamafactory_chatts.core.errors import ChatTSError
-from llamafactory_chatts.diagnose import gpus, recipe_checks
+from llamafactory_chatts.diagnose import recipe_checks
 from llamafactory_chatts.diagnose.recipe_checks import RULES, Rule, check_recipe
 from llamafactory_chatts.diagnose.recipe_reading import Recipe, read_recipe, recipe_of
 from llamafactory_chatts.diagnose.recipe_schema import schema

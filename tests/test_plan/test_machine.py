@@ -1,7 +1,10 @@
 """The table of cards, and what people write for them."""
 
+from dataclasses import replace
+
 import pytest
 
+from llamafactory_chatts.core import gpus
 from llamafactory_chatts.core.errors import ChatTSError
 from llamafactory_chatts.plan import machine
 from llamafactory_chatts.plan.machine import choose_machine, known_cards, parse_gpu
@@ -53,34 +56,111 @@ def test_memory_of_a_card_and_of_the_host():
     assert (alone.card.gib, alone.card.bf16, alone.ram) == (11, None, None)
 
 
-def test_no_card_at_all(monkeypatch):
-    monkeypatch.setattr(machine.subprocess, "run", lambda *args, **kwargs: (_ for _ in ()).throw(FileNotFoundError()))
-    assert choose_machine(None, None, None).card is None
+@pytest.fixture
+def here(monkeypatch):
+    """Return a function: the machine that a plan finds, with cards as (name, MiB) and an environment."""
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES", "NPROC_PER_NODE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def look(*cards, parts=(), capability=(8, 6), **environment):
+        found = [
+            gpus.Gpu(at, f"GPU-{at}abc", name, "570", size, size, capability) for at, (name, size) in enumerate(cards)
+        ]
+        monkeypatch.setattr(gpus, "gpus", lambda *args: tuple(found))
+        made = [replace(found[at], uuid=uuid, name=name, total=size) for at, uuid, name, size in parts]
+        monkeypatch.setattr(gpus, "mig_parts", lambda *args: tuple(made))
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+
+        return choose_machine(None, None, None)
+
+    return look
 
 
-def test_the_cards_of_this_machine(monkeypatch):
-    said = machine.subprocess.CompletedProcess([], 0, "NVIDIA H200, 143771\nNVIDIA H200, 143771\n")
-    monkeypatch.setattr(machine.subprocess, "run", lambda *args, **kwargs: said)
-    found = choose_machine(None, None, None)
-    assert (found.card.name, found.count) == ("H200", 2) and found.ram > 1
+H200 = ("NVIDIA H200", 143771)
+
+
+def test_no_card_at_all(here):
+    assert here().card is None
+
+
+def test_the_cards_of_this_machine(here):
+    found = here(H200, H200)
+    assert (found.card.name, found.count, found.notes) == ("H200", 2, ()) and found.ram > 1
 
 
 @pytest.mark.parametrize(
-    ("printed", "name", "gib"),
+    ("setting", "count"),
+    [("0", 1), ("2,1", 2), ("GPU-3abc", 1), ("GPU-3,GPU-0", 2), ("0,9,1", 1), ("1,-1,0", 1), ("", 0), ("-1", 0),
+     ("NoDevFiles", 0), ("0,0", 0)],
+)  # fmt: skip
+def test_only_the_cards_that_cuda_shows(here, setting, count):
+    found = here(*[H200] * 4, CUDA_VISIBLE_DEVICES=setting)
+    assert (found.count if found.card else 0) == count
+    assert ("CUDA_VISIBLE_DEVICES" in found.notes[0]) is (count < 4)
+
+
+def test_what_only_containers_read_is_not_ours(here):
+    assert here(*[H200] * 4, NVIDIA_VISIBLE_DEVICES="0", ASCEND_RT_VISIBLE_DEVICES="1").count == 4
+
+
+def test_fewer_processes_than_cards(here):
+    found = here(*[H200] * 4, NPROC_PER_NODE="2")
+    assert found.count == 2 and "NPROC_PER_NODE" in found.notes[0]
+
+
+def test_cards_that_differ(here):
+    found = here(("NVIDIA GeForce RTX 3090", 24576), ("NVIDIA GeForce RTX 2080 Ti", 11264))
+    assert found.card.name == "RTX 2080 Ti" and found.count == 2 and "CUDA_DEVICE_ORDER=PCI_BUS_ID" in found.notes[0]
+    found = here(("RTX 3090", 24576), ("RTX 2080 Ti", 11264), CUDA_DEVICE_ORDER="PCI_BUS_ID", CUDA_VISIBLE_DEVICES="0")
+    assert found.card.name == "RTX 3090" and found.count == 1 and not any("ORDER" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("setting", [None, "MIG-b", "0", "GPU-0"])
+def test_one_part_of_a_divided_card(here, setting):
+    parts = [(0, "MIG-a", "NVIDIA H100 MIG 3g.40gb", 40960), (0, "MIG-b", "NVIDIA H100 MIG 1g.10gb", 10240)]
+    environment = {} if setting is None else {"CUDA_VISIBLE_DEVICES": setting}
+    found = here(("NVIDIA H100 80GB HBM3", 81559), parts=parts, capability=(9, 0), **environment)
+    assert found.count == 1 and found.card.gib == pytest.approx((10 if setting == "MIG-b" else 40) * 0.985)
+    assert here(("NVIDIA H100", 81559), parts=parts, capability=(9, 0), CUDA_VISIBLE_DEVICES="MIG-x").card is None
+
+
+def test_parts_are_read_from_nvidia_smi(here, monkeypatch, tmp_path):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        "#!/bin/sh\necho 'GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-0abc)'\n"
+        "echo '  MIG 1g.10gb     Device  0: (UUID: MIG-5d5ba0d6-d33d-5b6c-8d4e-2b5c0d2d2d2d)'\n"
+    )
+    tool.chmod(0o755)
+    read = gpus.mig_parts.__wrapped__
+    here(("NVIDIA H100 80GB HBM3", 81559))
+    monkeypatch.setattr(gpus.shutil, "which", lambda name: str(tool))
+    (part,) = read()
+    assert part.total == 10240 and part.uuid.startswith("MIG-5d5") and part.name.endswith("MIG 1g.10gb")
+
+
+def test_the_limit_of_the_control_group_is_the_host_memory(here, monkeypatch):
+    sizes = {"total": 512.0, "available": 20.0, "swap": 0.0, "limit": 24.0}
+    monkeypatch.setattr(machine, "host_memory", lambda: sizes)
+    monkeypatch.setattr(machine, "largest_memory", lambda: 24.0)
+    found = here(H200)
+    assert found.ram == 24.0 and "24 of 512 GiB" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "known", "gib"),
     [
-        ("NVIDIA GeForce RTX 4060 Ti, 8188", "RTX 4060 Ti 8GB", 7.7),
-        ("NVIDIA GeForce RTX 4060 Ti, 16380", "RTX 4060 Ti 16GB", 15.7),
-        ("NVIDIA GeForce RTX 3080, 12288", "RTX 3080 12GB", 11.65),
-        ("NVIDIA GeForce RTX 2080 Ti, 22528", "RTX 2080 Ti", 21.67),
-        ("NVIDIA GeForce RTX 4070 Laptop GPU, 8188", "NVIDIA GeForce RTX 4070 Laptop GPU", 7.88),
-        ("NVIDIA Something, 10240", "NVIDIA Something", 9.85),
+        ("NVIDIA GeForce RTX 4060 Ti", 8188, "RTX 4060 Ti 8GB", 7.7),
+        ("NVIDIA GeForce RTX 4060 Ti", 16380, "RTX 4060 Ti 16GB", 15.7),
+        ("NVIDIA GeForce RTX 3080", 12288, "RTX 3080 12GB", 11.65),
+        ("NVIDIA GeForce RTX 2080 Ti", 22528, "RTX 2080 Ti", 21.67),
+        ("NVIDIA GeForce RTX 4070 Laptop GPU", 8188, "NVIDIA GeForce RTX 4070 Laptop GPU", 7.88),
+        ("NVIDIA Something", 10240, "NVIDIA Something", 9.85),
     ],
 )
-def test_the_memory_that_this_machine_s_card_has(monkeypatch, printed, name, gib):
-    said = machine.subprocess.CompletedProcess([], 0, printed + "\n")
-    monkeypatch.setattr(machine.subprocess, "run", lambda *args, **kwargs: said)
-    card = choose_machine(None, None, None).card
-    assert card.name == name and card.gib == pytest.approx(gib, abs=0.01)
+def test_the_memory_that_this_machine_s_card_has(here, name, size, known, gib):
+    card = here((name, size)).card
+    assert card.name == known and card.gib == pytest.approx(gib, abs=0.01)
 
 
 def test_the_error_names_near_cards():

@@ -2,9 +2,10 @@
 
 import functools
 import os
+import re
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 FIRST_WITH_BF16 = (8, 0)
@@ -52,8 +53,12 @@ def _query(what: str, fields: str, seconds: float) -> list[list[str]]:
 @functools.cache
 def gpus(seconds: float = 10.0) -> tuple[Gpu, ...]:
     """Return all cards of the machine, whatever ``CUDA_VISIBLE_DEVICES`` says."""
-    found = []
-    for row in _query("gpu", "index,uuid,name,driver_version,memory.total,memory.free,compute_cap", seconds):
+    found, fields = [], "index,uuid,name,driver_version,memory.total,memory.free"
+    rows = _query("gpu", f"{fields},compute_cap", seconds) or [
+        [*row, ""]
+        for row in _query("gpu", fields, seconds)  # drivers before 510
+    ]
+    for row in rows:
         capability = tuple(int(part) for part in row[6].split(".") if part.isdigit())
         total, free = (int(cell) if cell.isdigit() else 0 for cell in row[4:6])
         found.append(Gpu(int(row[0]), row[1], row[2], row[3], total, free, capability))
@@ -62,21 +67,57 @@ def gpus(seconds: float = 10.0) -> tuple[Gpu, ...]:
 
 
 def visible(cards: tuple[Gpu, ...], setting: str | None = None) -> tuple[Gpu, ...]:
-    """Return the cards that ``CUDA_VISIBLE_DEVICES`` (or ``setting``) leaves, in its order."""
-    setting = os.environ.get("CUDA_VISIBLE_DEVICES") if setting is None else setting
-    if setting is None:
-        return cards
+    """Return the cards that CUDA shows to a program, in its order.
 
-    chosen = []
-    for word in setting.split(","):
-        word = word.strip()
-        card = next((card for card in cards if word == str(card.index) or word and card.uuid.startswith(word)), None)
+    ``CUDA_VISIBLE_DEVICES`` (or ``setting``) names them by number, by UUID or the beginning of one, or names a part of
+    a card (MIG), of which CUDA shows one only. ``NVIDIA_VISIBLE_DEVICES`` speaks to the container's runtime: what it
+    leaves out is not there for ``nvidia-smi`` either.
+    """
+    setting = os.environ.get("CUDA_VISIBLE_DEVICES") if setting is None else setting
+    divisible = "MIG-" in (setting or "") or any(card.capability[1:] == (0,) for card in cards)
+    parts = mig_parts() if divisible else ()
+    if setting is None:
+        return parts[:1] or cards
+
+    chosen: list[Gpu] = []
+    for word in map(str.strip, setting.split(",")):
+        if word.startswith("MIG-"):
+            return tuple(part for part in parts if part.uuid == word)[:1]
+
+        card = next((card for card in cards if word == str(card.index) or _names(word, card)), None)
         if card is None:
             break  # CUDA ignores what stands behind a card that is not there
 
+        if card in chosen:
+            return ()  # and shows none when one is named twice
+
         chosen.append(card)
 
-    return tuple(chosen)
+    return tuple(part for part in parts if part.index in [card.index for card in chosen])[:1] or tuple(chosen)
+
+
+def _names(word: str, card: Gpu) -> bool:
+    return word.startswith("GPU-") and card.uuid.startswith(word)
+
+
+@functools.cache
+def mig_parts(seconds: float = 10.0) -> tuple[Gpu, ...]:
+    """Return the parts (MIG devices) that cards are divided into; their memory is that of the profile's name."""
+    tool, found, card = shutil.which("nvidia-smi"), [], None
+    try:
+        text = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=seconds).stdout if tool else ""
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+
+    for line in text.splitlines():
+        if whole := re.match(r"GPU (\d+): ", line):
+            card = next((one for one in gpus(seconds) if one.index == int(whole[1])), None)
+        elif (part := re.match(r"\s+MIG (\d+g\.(\d+)gb\S*)\s.*\(UUID: (MIG-[^)]+)\)", line)) and card is not None:
+            size = int(part[2]) * 1024
+            name = f"{card.name} MIG {part[1]}"
+            found.append(replace(card, uuid=part[3], name=name, total=size, free=min(size, card.free)))
+
+    return tuple(found)
 
 
 def processes(seconds: float = 10.0) -> list[tuple[str, int, str, int]]:
