@@ -37,7 +37,7 @@ FINE_ENVIRONMENT = {
     "AUDIO_PLACEHOLDER", "IMAGE_PLACEHOLDER", "VIDEO_PLACEHOLDER", "DOWNSAMPLE_MODE", "http_proxy", "HTTP_PROXY",
     "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY",
 }  # fmt: skip
-"""What the host reads while every series still passes our table. Ray's workers import the host, and with it the table."""
+"""What the host reads while every series still passes our table; Ray's workers import the host, so the table too."""
 
 FINE_KEYS = {
     # optimizers, adapters and losses inside the same trainers

@@ -25,6 +25,7 @@ from .recipe_checks_host import offloaded_weights
 from .recipe_checks_keys import unknown_keys, wrong_values
 from .recipe_checks_launch import (
     checkpointing_names,
+    checkpointing_without_gpu,
     data_parallel_checkpointing,
     deepspeed_file,
     packages,
@@ -42,11 +43,15 @@ from .recipe_reading import Recipe
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule: what it looks at (in the order of the output), its function, and whether it can find errors."""
+    """One rule: what it looks at (in the order of the output), its function, and whether it can find errors.
+
+    ``warns``: its warnings are said when a training starts, too.
+    """
 
     subject: str
     find: Callable[[Context], Iterable[Finding]]
     errors: bool = True
+    warns: bool = False
 
 
 RULES: tuple[Rule, ...] = (
@@ -75,10 +80,11 @@ RULES: tuple[Rule, ...] = (
     Rule("precision", precision_of_card),
     Rule("DDP", data_parallel_checkpointing),
     Rule("checkpointing", checkpointing_names),
+    Rule("GPU", checkpointing_without_gpu),
     Rule("DeepSpeed", deepspeed_file),
     Rule("DeepSpeed's optimizer", own_optimizer),
     Rule("DeepSpeed's builds", waits_for_build),
-    Rule("host memory", offloaded_weights),
+    Rule("host memory", offloaded_weights, warns=True),
     Rule("4-bit and ZeRO-3", quantised_and_sharded, errors=False),
     Rule("packages", packages),
     Rule("report_to", reporters),
@@ -88,24 +94,26 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def check_recipe(recipe: Recipe, at_start: bool = False) -> list[Finding]:
+def check_recipe(recipe: Recipe, at_start: bool = False, elsewhere: bool = False) -> list[Finding]:
     """Return what is wrong with a recipe, errors first. Imports neither torch nor the host, loads no model.
 
     Args:
         recipe: see :func:`recipe_reading.read_recipe`.
-        at_start: called inside a starting training: only errors are looked for, and only what a file or a key shows.
+        at_start: called inside a starting training: only errors (and warnings of the rules that say so) are looked
+            for, and only what a file or a key shows.
+        elsewhere: the run is meant for another machine: cards, memory, packages and caches of this one do not count.
     """
-    context = Context(recipe, at_start)
+    context = Context(recipe, at_start, elsewhere)
     found: list[Finding] = []
     for rule in RULES:
         if at_start and not rule.errors:
             continue
 
         try:
-            found += rule.find(context)
+            found += (one for one in rule.find(context) if not at_start or rule.warns or one.level == "error")
         except Exception as error:  # a rule that fails must not hide what the others found
             what = f"this check failed ({type(error).__name__}: {shorten(error)})"
             found.append(Finding("note", rule.subject, what, fix="Please report it"))
 
     found = list(dict.fromkeys(found))  # a list of keys and a list of rules may name the same
-    return [one for one in found if one.level == "error"] if at_start else worst_first(found)
+    return [one for one in found if one.level != "note"] if at_start else worst_first(found)

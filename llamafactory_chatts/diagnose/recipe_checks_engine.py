@@ -44,6 +44,11 @@ def other_engines(context: Context) -> Iterator[Finding]:
         if context.on(key):
             yield Finding("error", key, what, context.recipe.where(key), f"Remove {key}")
 
-    if is_on("USE_RAY") and context.trains and not is_installed("ray"):
+    if context.stage == "ppo":
+        what = "PPO is not supported: its trainer lets the model answer prompts without their series"
+        fix = "Write stage: dpo or kto, which learn from preferences with series"
+        yield Finding("error", "stage", what, context.recipe.where("stage"), fix)
+
+    if is_on("USE_RAY") and context.trains and not context.elsewhere and not is_installed("ray"):
         fix = "Run: unset USE_RAY (or pip install ray, if Ray is meant)"
         yield Finding("error", "USE_RAY", "ray is not installed", "environment", fix)

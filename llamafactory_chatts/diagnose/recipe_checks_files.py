@@ -72,14 +72,9 @@ def base_folder(context: Context) -> Iterator[Finding]:
         yield Finding("error", key, "~ is not expanded here", where, f"Write {folder.expanduser()}")
     elif _is_path(name):
         yield Finding("error", key, f"there is no folder {shorten(name)}", where, "Correct the path")
-    elif _offline() and not _cached(name, context.get("cache_dir")):
-        yield Finding(
-            "error",
-            key,
-            f"{name} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it",
-            where,
-            "Name a folder, or unset HF_HUB_OFFLINE",
-        )
+    elif not context.elsewhere and _offline() and not _cached(name, context.get("cache_dir")):
+        what, fix = f"{name} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it", "Name a folder"
+        yield Finding("error", key, what, where, f"{fix}, or unset HF_HUB_OFFLINE")
 
 
 def _base_content(context: Context, folder: Path) -> Iterator[Finding]:

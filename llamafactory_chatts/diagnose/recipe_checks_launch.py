@@ -46,6 +46,10 @@ REPORTERS = {
 """Names of ``report_to`` and the packages of which one is needed."""
 
 
+DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+"""Of NVIDIA's driver, of Windows' and of AMD's: without any of them torch has no ``cuda``."""
+
+
 def is_installed(package: str) -> bool:
     try:
         importlib.metadata.version(package)
@@ -57,7 +61,7 @@ def is_installed(package: str) -> bool:
 
 def packages(context: Context) -> Iterator[Finding]:
     """Switches whose package is not installed."""
-    if not context.trains:
+    if not context.trains or context.elsewhere:
         return
 
     for key, package, argument in PACKAGES:
@@ -104,7 +108,7 @@ def reporters(context: Context) -> Iterator[Finding]:
         if needed is None:
             known = ", ".join(["none", *REPORTERS])
             yield Finding("error", "report_to", f"there is no {shorten(name)!r}", where, f"Use one of: {known}")
-        elif needed and not any(map(is_installed, needed)):
+        elif needed and not context.elsewhere and not any(map(is_installed, needed)):
             fix = f"Run: pip install {needed[0]}, or write report_to: none"
             yield Finding("error", "report_to", f"{needed[0]} is not installed", where, fix)
 
@@ -133,6 +137,19 @@ def precision_of_card(context: Context) -> Iterator[Finding]:
         name = "fp16" if old else "bf16"
         what = "neither bf16 nor fp16 is on: slower, and more memory for activations"
         yield Finding("warning", name, what, context.recipe.where(name), f"Write {name}: true")
+
+
+def checkpointing_without_gpu(context: Context) -> Iterator[Finding]:
+    """``use_unsloth_gc`` brings what it saved back to ``cuda``, wherever the model is."""
+    key = "use_unsloth_gc"
+    if not context.on(key) or context.on("disable_gradient_checkpointing") or not context.on("do_train"):
+        return
+
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1")
+    if context.on("use_cpu") or (not context.cards and (hidden or not any(map(os.path.exists, DEVICES)))):
+        level = "error" if context.at_start or context.on("use_cpu") else "warning"
+        what = "it needs a GPU" + ("" if context.on("use_cpu") else ", there is none here")
+        yield Finding(level, key, what, context.recipe.where(key), f"Remove {key} on the CPU")
 
 
 def data_parallel_checkpointing(context: Context) -> Iterator[Finding]:

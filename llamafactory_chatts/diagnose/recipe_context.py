@@ -24,10 +24,11 @@ class Context:
     Args:
         recipe: keys and values.
         at_start: the check runs inside a starting training (this process is one of its own), not beforehand.
+        elsewhere: the run is meant for another machine than this one.
     """
 
-    def __init__(self, recipe: Recipe, at_start: bool = False) -> None:
-        self.recipe, self.at_start = recipe, at_start
+    def __init__(self, recipe: Recipe, at_start: bool = False, elsewhere: bool = False) -> None:
+        self.recipe, self.at_start, self.elsewhere = recipe, at_start, elsewhere
 
     def get(self, key: str, default: Any = None) -> Any:
         value = self.recipe.get(key, default)
@@ -105,8 +106,8 @@ class Context:
 
     @functools.cached_property
     def cards(self) -> tuple[gpus.Gpu, ...]:
-        """The cards this training would use; () without a card or with ``use_cpu``."""
-        return () if self.on("use_cpu") else gpus.visible(gpus.gpus(2.0 if self.at_start else 10.0))
+        """The cards this training would use; () without a card, with ``use_cpu``, and where they are not known."""
+        return () if self.on("use_cpu") or self.elsewhere else gpus.visible(gpus.gpus(2.0 if self.at_start else 10.0))
 
     @functools.cached_property
     def processes(self) -> int:

@@ -53,7 +53,12 @@ def refuse_mistakes(args: dict[str, Any] | list[str] | None) -> None:
     if recipe.get("template") != TEMPLATE or not Context(recipe).on("do_train"):
         return
 
-    found = check_recipe(recipe, at_start=True)
+    said = check_recipe(recipe, at_start=True)
+    for finding in said:
+        if finding.level == "warning":
+            print(f"ChatTS: {finding.line()}", file=sys.stderr, flush=True)
+
+    found = [finding for finding in said if finding.level == "error"]
     if found:
         lines = "".join(f"\n  {finding.line()}" for finding in found)
         count = "a mistake" if len(found) == 1 else f"{len(found)} mistakes"

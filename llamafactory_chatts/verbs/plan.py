@@ -2,7 +2,8 @@
 
 RECIPE is what llamafactory-cli takes, with key=value behind it. Needs no GPU and loads no weights; the base's
 tokenizer and config.json are enough (without them, token counts are estimates). Card and memory are those of --gpu or
---vram and --ram; otherwise those of this machine. The exit code is 1 when the run does not fit or would stop.
+--vram and --ram; otherwise those of this machine, as far as a run may use it. The errors that lmf-chatts doctor finds
+in the recipe come first. The exit code is 1 when there are any, or the run does not fit or would stop.
 
 --fix OUT.yaml    writes a recipe that fits and keeps the rows of an optimizer step; comments stay
 --rebalance 2     twice the rows in a pass, half the accumulation (0.5: the reverse); says which way lowers memory
@@ -18,7 +19,7 @@ examples:
 worked example, ChatTS-14B with 4-bit weights on a card of 11 GiB:
   $ lmf-chatts plan examples/chatts_qlora.yaml --gpu "RTX 2080 Ti" --fix saves/fits.yaml
   ...
-  needed                     10.67 GiB   of 10.75: fits, 0.1 left
+  needed                     10.67 GiB   of 10.75: tight, 0.1 left (the estimate may be 10% off: 1.1)
   ...
   ERROR   RTX 2080 Ti has no bf16. Set bf16: false, fp16: true
   ...
@@ -53,6 +54,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan, write what was asked for; return 1 when the run does not fit or would stop."""
+    elsewhere = args.gpu is not None or args.vram is not None
+    mistakes = _mistakes(args.recipe, args.settings, elsewhere)
+    if not args.json:
+        for finding in mistakes:
+            print(f"ERROR    {finding.line()}")
+
+    try:
+        return _plan(args, mistakes, elsewhere)
+    except ChatTSError:
+        if args.json and mistakes:
+            print(json.dumps({"recipe": args.recipe, "errors": [finding.as_dict() for finding in mistakes]}, indent=2))
+
+        raise
+
+
+def _mistakes(path: str, settings: list[str], elsewhere: bool) -> list[Any]:
+    """Return the errors that ``lmf-chatts doctor`` finds in a recipe, without those about this machine only."""
+    from ..diagnose.recipe_checks import check_recipe
+    from ..diagnose.recipe_reading import read_recipe
+
+    found = check_recipe(read_recipe(path, settings), elsewhere=elsewhere)
+    return [finding for finding in found if finding.level == "error"]
+
+
+def _plan(args: argparse.Namespace, mistakes: list[Any], elsewhere: bool) -> int:
     from ..plan.advice import advise
     from ..plan.estimate import count, make_plan
     from ..plan.machine import choose_machine
@@ -71,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     plan = make_plan(recipe, machine, count(recipe, _progress), speed)
     advice = advise(plan)
     if args.json:
-        printed: dict[str, Any] = as_dict(plan, advice)
+        printed: dict[str, Any] = {"errors": [finding.as_dict() for finding in mistakes], **as_dict(plan, advice)}
     else:
         print(as_text(plan, advice))
 
@@ -81,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.fix is not None:
         changes, after = _fix(after or plan, changes, parse_overrides(args.settings), args)
+        mistakes = _mistakes(args.fix, [], elsewhere)
 
     if args.json:
         if after is not None:
@@ -90,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
 
     shown = after or plan
     failed = shown.fits is False or any(item.level == "error" for item in (advise(shown) if after else advice))
-    return int(failed)
+    return int(failed or bool(mistakes))
 
 
 def _progress(rows: int) -> None:

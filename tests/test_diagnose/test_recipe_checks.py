@@ -175,6 +175,7 @@ BAD = {
     ),
     "deepspeed": ({"deepspeed": "/no/ds.json"}, "there is no file", True),
     "quantization_device_map": ({"quantization_bit": 4, "quantization_device_map": "auto"}, "for inference", True),
+    "stage ": ({"stage": "ppo", "reward_model": "x"}, "PPO is not supported", False),
     "gradient_accumulation_steps": ({"gradient_accumulation_steps": 0}, "below 1", False),
 }
 
@@ -183,12 +184,12 @@ BAD = {
 class TestBad:
     def test_it_is_named_with_a_fix(self, find, key):
         changes, words, _ = BAD[key]
-        found = [error for error in errors(find(**changes)) if error[0] == key]
+        found = [error for error in errors(find(**changes)) if error[0] == key.strip()]
         assert any(words in f"{what}. {fix}" for _, what, fix in found), found
         assert all(fix for _, _, fix in found)
 
     def test_it_is_found_at_the_start_too(self, find, key):
-        assert key in [finding.subject for finding in find(at_start=True, **BAD[key][0])] or key == "template"
+        assert key.strip() in [one.subject for one in find(at_start=True, **BAD[key][0])] or key == "template"
 
     def test_the_host_refuses_it(self, find, recipe, key):
         """Where its parser looks at the key; the others fail later, or train something else in silence."""
@@ -289,6 +290,27 @@ class TestCards:
     def test_one_process_is_only_warned(self, find):
         found = [one for one in find(ddp_find_unused_parameters=True) if one.subject == "ddp_find_unused_parameters"]
         assert [one.level for one in found] == ["warning"]
+
+
+class TestWithoutACard:
+    def test_checkpoints_that_go_back_to_cuda(self, find, monkeypatch):
+        from llamafactory_chatts.diagnose import recipe_checks_launch
+
+        def levels(**changes):
+            return [one.level for one in find(use_unsloth_gc=True, **changes) if one.subject == "use_unsloth_gc"]
+
+        assert levels() == levels(at_start=True) == ["error"]
+        monkeypatch.setattr(recipe_checks_launch, "DEVICES", ())
+        assert levels(use_cpu=None) == ["warning"] and levels(use_cpu=None, at_start=True) == ["error"]
+        assert levels(disable_gradient_checkpointing=True) == []
+        monkeypatch.setattr(recipe_checks_launch, "DEVICES", ("/",))  # a driver, but no nvidia-smi
+        assert levels(use_cpu=None) == []
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+        assert levels(use_cpu=None, at_start=True) == ["error"]
+
+    def test_with_one(self, find, cards):
+        cards(AMPERE)
+        assert errors(find(use_unsloth_gc=True, use_cpu=None, bf16=True)) == []
 
 
 class TestFiles:

@@ -7,6 +7,8 @@ import pytest
 import yaml
 
 from llamafactory_chatts.diagnose import recipe_checks_host as checks
+from llamafactory_chatts.diagnose.recipe_checks import check_recipe
+from llamafactory_chatts.diagnose.recipe_reading import read_recipe
 
 
 MIB = 2**20
@@ -39,24 +41,20 @@ def found(tmp_path, monkeypatch):
     base.mkdir()
     write_header(base / "model.safetensors", [[4096, 12288]] * 100)  # 9.4 GiB in 16 bits, 12.5 pinned for two
 
-    def check(free, pinned=True, offload="cpu"):
+    def check(free, pinned=True, offload="cpu", limit=None, level="error", at_start=False):
         zero = {"stage": 3, "offload_param": {"device": offload, "pin_memory": pinned}}
         recipe = {"model_name_or_path": str(base), "deepspeed": json.dumps({"zero_optimization": zero}), "fp16": True}
         recipe |= {"stage": "sft", "do_train": True, "template": "chatts"}
         path = tmp_path / "recipe.yaml"
         path.write_text(yaml.safe_dump(recipe))
-        memory = {"total": 64.0, "available": free, "swap": 0.0, "limit": None}
+        memory = {"total": 64.0, "available": free, "swap": 0.0, "limit": free if limit is None else limit}
         monkeypatch.setattr(checks, "host_memory", lambda: memory)
         monkeypatch.setattr("llamafactory_chatts.diagnose.recipe_context.Context.cards", ("a card",))
         monkeypatch.setenv("NPROC_PER_NODE", "2")
         monkeypatch.setattr("llamafactory_chatts.diagnose.recipe_context.Context.processes", 2)
-        return [str(item.what) + str(item.fix) for item in run(path) if "in host memory" in item.what]
-
-    def run(path):
-        from llamafactory_chatts.diagnose.recipe_context import Context
-        from llamafactory_chatts.diagnose.recipe_reading import read_recipe
-
-        return list(checks.offloaded_weights(Context(read_recipe(str(path)))))
+        found = [item for item in check_recipe(read_recipe(path), at_start) if "in host memory" in item.what]
+        assert all(item.level == level for item in found)
+        return [str(item.what) + str(item.fix) for item in found]
 
     return check
 
@@ -67,13 +65,20 @@ def test_enough_memory(found):
 
 def test_pinned_weights_do_not_fit_but_others_would(found):
     (text,) = found(12.0)
-    assert "keeps 12.5 GiB" in text and "12.0 GiB are free" in text and "ds_z3_offload_unpinned.json" in text
+    assert "keeps 12.5 GiB" in text and "there are 12.0 GiB" in text and "ds_z3_offload_unpinned.json" in text
     assert "takes 9.4 GiB" in text
 
 
 def test_nothing_fits(found):
     for text in (*found(5.0), *found(5.0, pinned=False)):
         assert "quantization_bit: 4" in text
+
+
+@pytest.mark.parametrize("at_start", [False, True])
+def test_what_is_free_now_is_an_estimate(found, at_start):
+    """It stops nothing: other programs end, and the page cache is given back."""
+    (text,) = found(12.0, limit=32.0, level="warning", at_start=at_start)
+    assert "12.0 GiB are free now" in text and "the kernel" not in text
 
 
 def test_the_rule_is_part_of_the_check():

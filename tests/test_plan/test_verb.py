@@ -21,7 +21,8 @@ def make(tmp_path, tiny_base, write_dataset, rows):
         recipe = {
             "model_name_or_path": str(tiny_base) if real else "bytedance-research/ChatTS-8B",
             "template": "chatts", "dataset": "data", "dataset_dir": str(tmp_path), "finetuning_type": "lora",
-            "per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "bf16": True, **settings,
+            "do_train": True, "output_dir": str(tmp_path / "saves"), "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": 4, "bf16": True, **settings,
         }  # fmt: skip
         path = tmp_path / "recipe.yaml"
         path.write_text("# mine\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in recipe.items()))
@@ -69,9 +70,58 @@ def test_bf16_on_a_card_without_it_is_an_error(make, capsys):
 
 
 def test_without_a_card_nothing_is_judged(make, capsys, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("PATH", "")
     code, found = plan(capsys, make(), "--json")
     assert code == 0 and found["fits"] is None and found["seconds"] is None
+
+
+def test_what_the_verdict_is_worth(make, capsys):
+    """The estimate may be 10 % off: nearer than that to a card's memory it is tight, on both sides."""
+    path = make()
+    _, found = plan(capsys, path, "--vram", "80", "--json")
+    needed = found["gpu_gib"]["needed"]
+    for share, verdict, code in ((1.2, "fits", 0), (1.03, "tight", 0), (0.95, "tight", 1), (0.8, "does not fit", 1)):
+        ended, found = plan(capsys, path, "--vram", f"{needed * share:.3f}", "--json")
+        assert (found["verdict"], ended) == (verdict, code)
+        _, text = plan(capsys, path, "--vram", f"{needed * share:.3f}")
+        assert f": {verdict}, " in text and ("may be 10% off" in text) is (verdict == "tight")
+
+    _, found = plan(capsys, path, "--vram", "80", "--ram", "2.4", "--json")
+    assert found["verdict"] == "tight"
+
+
+def test_a_fixed_recipe_has_more_room_than_the_error(make, capsys, tmp_path):
+    words = make(per_device_train_batch_size=16, gradient_accumulation_steps=1), "--gpu", "RTX 3090"
+    _, found = plan(capsys, *words, "--fix", str(tmp_path / "o.yaml"), "--json")
+    assert found["after"]["verdict"] == "fits"
+
+
+class TestTheMistakesThatDoctorFinds:
+    def test_come_first(self, make, capsys):
+        code, text = plan(capsys, make(), "lora_rnk=8", "timeseries_sft_lr=0", "--gpu", "H100")
+        first, second, third = text.splitlines()[:3]
+        assert code == 1 and first.startswith("ERROR    command line: lora_rnk: ") and "Write lora_rank" in first
+        assert "timeseries_sft_lr" in second and "ERROR" not in third and "needed" in text
+
+    def test_in_json(self, make, capsys):
+        code, found = plan(capsys, make(finetuning_type="lora", eval_strategy="steps"), "--gpu", "H100", "--json")
+        assert code == 1 and [one["subject"] for one in found["errors"]] == ["eval_strategy"] and found["verdict"]
+
+    def test_where_nothing_can_be_planned(self, make, capsys):
+        assert main(["plan", make(stage="ppo"), "--gpu", "H100"]) == 2
+        printed = capsys.readouterr()
+        assert "PPO is not supported" in printed.out and "ppo is not planned for" in printed.err
+
+    def test_of_this_machine_do_not_count_for_another(self, make, capsys, monkeypatch):
+        from llamafactory_chatts.diagnose import recipe_checks_launch
+
+        monkeypatch.delenv("HF_HUB_OFFLINE")
+        monkeypatch.setattr(recipe_checks_launch, "is_installed", lambda package: package != "bitsandbytes")
+        path = make(quantization_bit=4)
+        assert plan(capsys, path, "--gpu", "H100")[0] == 0
+        code, text = plan(capsys, path)
+        assert code == 1 and "bitsandbytes is not installed" in text.splitlines()[0]
 
 
 def test_measured_speed(make, capsys, tmp_path):
