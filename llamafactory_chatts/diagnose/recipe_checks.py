@@ -9,19 +9,21 @@ from .finding import Finding, worst_first
 from .recipe_checks_adapters import adapters_on_their_base
 from .recipe_checks_chatts import chatts_contradictions, remote_code, unknown_layers
 from .recipe_checks_data import held_out, stored_tokens
-from .recipe_checks_export import quantised_export
 from .recipe_checks_deepspeed import own_optimizer
 from .recipe_checks_engine import other_engines
+from .recipe_checks_export import quantised_export
 from .recipe_checks_files import (
     adapters_and_checkpoints,
     base_folder,
     datasets,
     kind_of_file,
+    other_files,
     output_folder,
     template_of_base,
 )
 from .recipe_checks_generation import generated_answers
 from .recipe_checks_host import offloaded_weights
+from .recipe_checks_ignored import without_effect
 from .recipe_checks_keys import unknown_keys, wrong_values
 from .recipe_checks_launch import (
     checkpointing_names,
@@ -33,8 +35,11 @@ from .recipe_checks_launch import (
     quantised_and_sharded,
     reporters,
 )
-from .recipe_checks_method import contradictions, numbers_out_of_range
+from .recipe_checks_limits import numbers_out_of_range
+from .recipe_checks_method import contradictions
+from .recipe_checks_refusals import more_refusals
 from .recipe_checks_resume import checkpoint_to_resume
+from .recipe_checks_rows import rows_of_datasets, rows_too_long
 from .recipe_checks_run import nothing_to_do, reference_model, steps_and_saves
 from .recipe_checks_tuning import tuning_contradictions, vision_settings
 from .recipe_context import Context
@@ -68,10 +73,14 @@ RULES: tuple[Rule, ...] = (
     Rule("checkpoint", checkpoint_to_resume),
     Rule("layers", unknown_layers),
     Rule("datasets", datasets),
+    Rule("rows", rows_of_datasets),
+    Rule("lengths", rows_too_long),
     Rule("held-out rows", held_out),
     Rule("tokenised data", stored_tokens),
+    Rule("files", other_files),
     Rule("output", output_folder),
     Rule("contradictions", contradictions),
+    Rule("refusals", more_refusals),
     Rule("generation", generated_answers),
     Rule("ChatTS", chatts_contradictions),
     Rule("tuning", tuning_contradictions),
@@ -90,6 +99,7 @@ RULES: tuple[Rule, ...] = (
     Rule("report_to", reporters),
     Rule("reference model", reference_model, errors=False),
     Rule("steps", steps_and_saves, errors=False),
+    Rule("without effect", without_effect, errors=False),
     Rule("remote code", remote_code, errors=False),
 )
 

@@ -119,10 +119,24 @@ def chatts_contradictions(context: Context) -> Iterator[Finding]:
 
 
 def unknown_layers(context: Context) -> Iterator[Finding]:
-    """Names in ``lora_target`` that no layer of a ChatTS model has."""
+    """Names in ``lora_target`` and ``additional_target`` that no layer of a ChatTS model has."""
     targets = context.words("lora_target")
     if not context.is_chatts or context.method != "lora" or targets == ["all"] or context.on("freeze_language_model"):
         return
+
+    if "lora_target" in context.recipe.values and not targets:
+        where = context.recipe.where("lora_target")
+        yield Finding("error", "lora_target", "it names no layer", where, "Write all, or remove it")
+
+    known = f"{_LAYER_NAMES}.ts_encoder.norm"
+    unknown = [name for name in context.words("additional_target") if not any(sign in name for sign in ".*[(^$|")]
+    unknown = [name for name in unknown if name not in known]
+    if unknown:
+        where, fix = (
+            context.recipe.where("additional_target"),
+            "Write embed_tokens, lm_head or ts_encoder, or remove it",
+        )
+        yield Finding("error", "additional_target", f"no module is called {', '.join(unknown)}", where, fix)
 
     plain = [target for target in targets if "." not in target and not any(sign in target for sign in "*[(^$")]
     absent = [target for target in plain if target not in _LAYER_NAMES]

@@ -24,6 +24,9 @@ CHECKPOINT_NAMES = (
 )
 """Files by which the host sees that an output folder holds a finished model."""
 
+TEXT_ONLY = ("Qwen/", "qwen/", "unsloth/Qwen", "meta-llama/", "deepseek-ai/", "THUDM/", "internlm/", "google/")
+"""Publishers of language models without series."""
+
 DATA_SUFFIXES = (".arrow", ".csv", ".json", ".jsonl", ".parquet", ".txt")
 LOOKED_AT = 1 << 24
 """Bytes of a data file in which doctor looks for another encoding; a training looks through all of it."""
@@ -72,6 +75,9 @@ def base_folder(context: Context) -> Iterator[Finding]:
         yield Finding("error", key, "~ is not expanded here", where, f"Write {folder.expanduser()}")
     elif _is_path(name):
         yield Finding("error", key, f"there is no folder {shorten(name)}", where, "Correct the path")
+    elif name.startswith(TEXT_ONLY) and context.get("template") == TEMPLATE:
+        fix = "Name bytedance-research/ChatTS-8B, or make a base: lmf-chatts init-base QWEN_DIR OUT"
+        yield Finding("error", key, f"{name} is no ChatTS base: it reads no series", where, fix)
     elif not context.elsewhere and _offline() and not _cached(name, context.get("cache_dir")):
         what, fix = f"{name} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it", "Name a folder"
         yield Finding("error", key, what, where, f"{fix}, or unset HF_HUB_OFFLINE")
@@ -218,6 +224,20 @@ def _encoding(key: str, path: Path, where: str) -> Iterator[Finding]:
         check_files(path, LOOKED_AT)
     except ChatTSError as error:
         yield Finding("error", key, f"{error.where}: {error.what}", where, error.fix)
+
+
+def other_files(context: Context) -> Iterator[Finding]:
+    """Files and folders that only some runs name."""
+    for key in ("new_special_tokens_config", "media_dir", "hyper_parallel_args"):
+        value = context.get(key)
+        if isinstance(value, str) and not Path(value).exists():
+            level = "warning" if key == "media_dir" else "error"
+            yield Finding(level, key, f"there is no {shorten(value)}", context.recipe.where(key), "Correct the path")
+
+    stored = context.get("tokenized_path")
+    if isinstance(stored, str) and Path(stored).is_file():
+        where = context.recipe.where("tokenized_path")
+        yield Finding("error", "tokenized_path", f"{shorten(stored)} is a file", where, "Name a folder")
 
 
 def output_folder(context: Context) -> Iterator[Finding]:

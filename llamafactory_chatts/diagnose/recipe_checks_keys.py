@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -81,6 +82,9 @@ LISTS = (
 )
 """Text with commas that may be a YAML list as well."""
 
+TYPOGRAPHIC = ("“", "”", "‘", "’", "„", "«")
+PATHS = ("_dir", "_path")
+
 NUMBER_TEXT = ("timeseries_sft_lr", "tokens_per_batch")
 """Ours, which read numbers from text themselves."""
 
@@ -127,14 +131,21 @@ def unknown_keys(context: Context) -> Iterator[Finding]:
             key,
             "no setting has this name" + (", so it is ignored" if allowed else ", LLaMA-Factory refuses it"),
             context.recipe.where(key),
-            _instead(key, fields),
+            _instead(key, fields, context.recipe.get(key)),
         )
 
 
-def _instead(key: str, fields: dict[str, Field]) -> str:
-    plain = key.strip("-").replace("-", "_").lower()
+def _instead(key: str, fields: dict[str, Field], value: Any = None) -> str:
+    split = re.match(r"(\w+)\s*[：:=\xa0]", key)
+    if split and value is None:
+        return f"Write {split[1]}: VALUE, with a plain colon and a space behind it"
+
+    plain = key.strip("-").replace("-", "_").strip().lower()
     if plain in fields:
         return f"Write {plain}"
+
+    if isinstance(value, dict):
+        return "A recipe has no sections: write the keys below it without indentation"
 
     if plain in RENAMED:
         return f"Write {RENAMED[plain]}" if RENAMED[plain] else "Remove it"
@@ -164,6 +175,9 @@ def _judge(key: str, value: Any, field: Field, as_flags: bool) -> tuple[str, str
 
     if field.choices is not None:
         return _judge_choice(key, value, field.choices)
+
+    if isinstance(value, dict) and field.types and "dict" not in field.types:
+        return "error", "keys and values, where one value is read", "Write one value (text with braces in quotes)"
 
     if as_flags:
         return None  # the host converts them, and says what cannot be converted
@@ -198,6 +212,18 @@ def _judge(key: str, value: Any, field: Field, as_flags: bool) -> tuple[str, str
 
 def _judge_text(key: str, value: str, field: Field) -> tuple[str, str, str] | None:
     types, plain = field.types, value.strip().lower()
+    if value[:1] in TYPOGRAPHIC and key != "default_system":
+        return "error", f"it begins with the sign {value[0]}", 'Write plain quotes, "..."'
+
+    if key.endswith(PATHS) and "$" in value:
+        return "error", f"variables as in {shorten(value)!r} are not replaced", "Write the path itself"
+
+    if types == {"list"} and not value.lstrip().startswith("["):
+        return "error", f"the text {shorten(value)!r}, where a list is read", f"Write {key}: [{shorten(value)}]"
+
+    if key in (*LISTS, "adapter_name_or_path") and "," in value and not all(item.strip() for item in value.split(",")):
+        return "error", "a comma without a name beside it", "Remove the comma"
+
     if not types or "dict" in types or "list" in types:
         return None
 

@@ -33,7 +33,7 @@ def packs(context: Context) -> bool:
     return context.on("packing") or context.on("neat_packing")
 
 
-def _evaluates(context: Context) -> bool:
+def evaluates(context: Context) -> bool:
     return context.on("do_eval") or str(context.get("eval_strategy", "no")) in ("steps", "epoch")
 
 
@@ -196,7 +196,7 @@ REFUSED: tuple[Refusal, ...] = (
     ),
     (
         "early_stopping_steps",
-        lambda c: c.number("early_stopping_steps") is not None and not _evaluates(c),
+        lambda c: c.number("early_stopping_steps") is not None and not evaluates(c),
         "nothing is evaluated during the training",
         "Add eval_strategy: steps and eval_steps: 100",
     ),
@@ -253,21 +253,3 @@ def refusals(context: Context, table: tuple[Refusal, ...]) -> Iterator[Finding]:
     for key, wrong, what, fix in table:
         if wrong(context):
             yield Finding("error", key, what, context.recipe.where(key), fix)
-
-
-def numbers_out_of_range(context: Context) -> Iterator[Finding]:
-    """Counts below 1, and learning rates no training survives."""
-    for key in ("per_device_train_batch_size", "gradient_accumulation_steps", "cutoff_len", "lora_rank"):
-        value = context.number(key)
-        if value is not None and value < 1:
-            yield Finding("error", key, f"{value:g} is below 1", context.recipe.where(key), "Write 1 or more")
-
-    for key in ("learning_rate", "timeseries_sft_lr"):
-        value = context.number(key)
-        if value is not None and value > 0.1:
-            what = f"{value:g} is far above what any of these methods survives"
-            yield Finding(
-                "warning", key, what, context.recipe.where(key), "Write 1.0e-4 for adapters, 1.0e-5 for full"
-            )
-        elif value is not None and value < 0:
-            yield Finding("error", key, f"{value:g} is below 0", context.recipe.where(key), "Write 1.0e-4")

@@ -122,6 +122,13 @@ def _fields(node: ast.ClassDef, group: str, enums: dict[str, tuple[str, ...]]) -
             else:
                 types |= set(_SIMPLE)  # something not known here: any value may do
 
+        told = keywords.get("metadata")
+        if not choices and types <= {"str"} and isinstance(told, ast.Dict):
+            said = [value for key, value in zip(told.keys, told.values) if ast.unparse(key) == "'choices'"]
+            choices += (
+                [item.value for item in getattr(said[0], "elts", []) if isinstance(item, ast.Constant)] if said else []
+            )
+
         if choices:
             types.add("str")
 
