@@ -128,6 +128,13 @@ REFUSED_TUNING: tuple[Refusal, ...] = (
         )
         for key in CUSTOM_OPTIMIZERS
     ),
+    # adapters that are made
+    (
+        "use_dora",
+        lambda c: c.on("use_dora") and c.number("quantization_bit") == 8 and c.on("use_cpu"),
+        "bitsandbytes quantises to 8 bits on a GPU only, and DoRA needs the quantised weights from the start",
+        "Write quantization_bit: 4, or remove use_cpu",
+    ),
     # adapters that are loaded
     (
         "create_new_adapter",
@@ -144,6 +151,16 @@ REFUSED_TUNING: tuple[Refusal, ...] = (
         lambda c: len(c.words("adapter_name_or_path")) > 1 and (quantised(c) or _stored_quantised(c) or _sharded(c)),
         "quantised weights and ZeRO-3 take a single adapter",
         "Merge them first (llamafactory-cli export)",
+    ),
+    (
+        "additional_target",
+        lambda c: (
+            adapters(c)
+            and c.zero_stage == 3
+            and any(word.split(".")[-1] == "lm_head" for word in c.words("additional_target"))
+        ),
+        "the copy of lm_head that is trained stops at the first step with DeepSpeed ZeRO-3",
+        "Take lm_head out of additional_target, or use ZeRO-2 or no DeepSpeed",
     ),
     # PiSSA
     (
