@@ -134,5 +134,5 @@ def test_the_trainer_takes_them_through_its_loaders(load, monkeypatch, recipe):
     load()
     run_exp(recipe(dataloader_num_workers=2, max_steps=3, val_size=1, eval_strategy="steps", eval_steps=3))
     assert seen == []
-    run_exp(recipe(tokens_per_batch=600, gradient_accumulation_steps=2))
+    run_exp(recipe(tokens_per_batch=600, gradient_accumulation_steps=2, overwrite_output_dir=True))
     assert seen == []
