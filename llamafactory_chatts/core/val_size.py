@@ -15,9 +15,10 @@ def check_val_size(value: float, rows: int) -> None:
     if value <= 1e-6:
         return
 
-    held = int(value) if value > 1 else math.ceil(value * rows)
-    if value == 1.0 or held >= rows:
-        what = "the whole dataset" if value == 1.0 else f"{held} of {rows} rows"
+    share = value < 1 or (value == 1 and isinstance(value, float))  # 1 without a dot is one row
+    held = math.ceil(value * rows) if share else int(value)
+    if held >= rows:
+        what = "the whole dataset" if value == 1 and share else f"{held} of {rows} rows"
         raise ChatTSError(
             f"it holds out {what}, so that none is left to train on",
             where=f"val_size: {value:g}",

@@ -77,7 +77,7 @@ def numbers_out_of_range(context: Context) -> Iterator[Finding]:
     yield from (found(*words) for words in _intervals(context))
     yield from (found(*words) for words in _surprises(context))
     held_out = context.number("val_size", 0.0)
-    if held_out < 0 or held_out == 1.0 and isinstance(context.get("val_size"), float) or held_out % 1 and held_out > 1:
+    if held_out < 0 or held_out % 1 and held_out > 1:
         what = f"{held_out:g} is neither a share below 1 nor a number of rows"
         yield found("error", "val_size", what, "Write 0.1 for a tenth of the rows, or 100 for a hundred rows")
 

@@ -83,7 +83,7 @@ DEFAULTS: dict[str, Any] = {
     "seed": 42,
     "eval_strategy": "no",
     "do_eval": False,
-    "save_steps": 500,
+    "save_steps": 500.0,
     "save_strategy": "steps",
     "warmup_ratio": None,
 }

@@ -62,11 +62,15 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         return _plan(args, mistakes, elsewhere)
-    except ChatTSError:
+    except Exception as error:  # a wrong recipe may stop a plan anywhere
         if args.json and mistakes:
             print(json.dumps({"recipe": args.recipe, "errors": [finding.as_dict() for finding in mistakes]}, indent=2))
 
-        raise
+        if isinstance(error, ChatTSError) or not mistakes:
+            raise
+
+        print("no plan before these are corrected", file=sys.stderr)
+        return 1
 
 
 def _mistakes(path: str, settings: list[str], elsewhere: bool) -> list[Any]:
