@@ -124,12 +124,6 @@ REFUSED_TOO: tuple[Refusal, ...] = (
     ),
     (
         "val_size",
-        lambda c: c.on("streaming") and 1e-6 < (c.number("val_size", 0.0) or 0.0) < 1,
-        "streaming has no length, so a share of the rows cannot be kept",
-        "Write a number of rows: val_size: 100",
-    ),
-    (
-        "val_size",
         lambda c: (c.number("val_size", 0.0) or 0.0) > 1e-6 and not c.words("dataset"),
         "there is no dataset to take rows from",
         "Name a dataset",

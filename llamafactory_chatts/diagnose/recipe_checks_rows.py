@@ -94,13 +94,14 @@ def _entry(context: Context, entry: dict[str, Any], path: Path) -> Iterator[tupl
     if named.get(COLUMN) or formatting == TEMPLATE:
         return
 
-    for column in dict.fromkeys(name for row in rows for name in unmapped(row, named.values())):
+    unnamed = dict.fromkeys(name for row in rows for name in unmapped(row, named.values()))
+    for column in unnamed:
         filled = sum(column in unmapped(row, named.values()) for row in rows)
         fix = f'Add "{COLUMN}": "{column}" to its columns'
         what = f"{filled} of {len(rows)} rows hold series in {column!r}, which columns does not name"
         yield ("error" if filled == len(rows) else "warning"), what, fix
 
-    if any(PLACEHOLDER in json.dumps(row, ensure_ascii=False) for row in rows):
+    if not unnamed and any(PLACEHOLDER in json.dumps(row, ensure_ascii=False) for row in rows):
         yield level, f"its rows have {PLACEHOLDER}, but columns names no {COLUMN}", f'Add "{COLUMN}": "..." to it'
 
 
