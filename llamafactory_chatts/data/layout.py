@@ -69,7 +69,7 @@ class Layout:
     def of_entry(cls, entry: dict[str, Any]) -> "Layout":
         """Return the layout that an entry of dataset_info.json describes."""
         formatting = entry.get("formatting", "alpaca")
-        columns = dict(entry.get("columns") or {})
+        columns = {role: name for role, name in (entry.get("columns") or {}).items() if name is not None}
         if formatting == TEMPLATE:
             columns = {**CHATTS_COLUMNS, **columns}
         elif formatting == "alpaca" and "columns" not in entry:

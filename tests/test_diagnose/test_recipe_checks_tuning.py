@@ -172,8 +172,9 @@ class TestAdapters:
         write_record(adapter, record)
         ((key, what, fix),) = find(SFT)
         assert key == "adapter_name_or_path" and "another base (ChatTS-0B)" in what and "Name that base" in fix
-        ((key, what, _),) = find({"resume_from_checkpoint": "ADAPTER"})
-        assert key == "resume_from_checkpoint" and "another base (ChatTS-0B)" in what
+        found = find({"resume_from_checkpoint": "ADAPTER"})
+        assert {key for key, _, _ in found} == {"resume_from_checkpoint"}
+        assert any("another base (ChatTS-0B)" in what for _, what, _ in found)
 
     def test_twice(self, find):
         ((_, what, _),) = find({"adapter_name_or_path": "ADAPTER,ADAPTER"})
