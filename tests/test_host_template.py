@@ -149,11 +149,11 @@ class TestBatches:
         run = loaded([ROW, TEXT_ONLY, {**ROW, "timeseries": [C, A]}])
         batch = collate(run, run.train)
         assert torch.equal(batch["timeseries"], tensor_of(A, B, C, A).float())
-        assert set(batch) == {"input_ids", "attention_mask", "labels", "timeseries"}
+        assert set(batch) == {"input_ids", "attention_mask", "labels", "timeseries", "places"}
 
     def test_text_only_batch_has_none(self, loaded):
         run = loaded([TEXT_ONLY, TEXT_ONLY])
-        assert set(collate(run, run.train)) == {"input_ids", "attention_mask", "labels"}
+        assert set(collate(run, run.train)) == {"input_ids", "attention_mask", "labels", "places"}
 
     def test_packed(self, loaded):
         rows = [ROW, TEXT_ONLY, {**ROW, "timeseries": [C, A]}, {**ROW, "timeseries": [B, B]}]
