@@ -102,7 +102,8 @@ class TestNothingIsForgotten:
     def test_every_workflow_is_patched_or_refused(self):
         from llamafactory_chatts.register import TABLE
 
-        patched = {row.name.removeprefix("run_") for row in TABLE if row.target.startswith("llamafactory.train.tuner:run_")}
+        runs = "llamafactory.train.tuner:run_"
+        patched = {row.target.removeprefix(runs) for row in TABLE if row.target.startswith(runs)}
         folders = {path.parent.name for path in (HOST / "train").glob("*/workflow.py")}
         assert folders == patched | OTHER_WORKFLOWS and not patched & OTHER_WORKFLOWS
 

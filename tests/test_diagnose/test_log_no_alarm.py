@@ -21,7 +21,7 @@ NOISE = [
     "wandb: WARNING The `run_name` is currently set to the same value as `TrainingArguments.output_dir`.",
     "[WARNING|2025-11-25 10:00:00] llamafactory.data.converter:154 >> Invalid role tag in [{'role': 'bot'}].",
     "UserWarning: CUDA initialization: The NVIDIA driver on your system is too old (found version 11040).",
-    "df: /root/.triton/autotune: No such file or directory",
+    "df: /home/user/.triton/autotune: No such file or directory",
     "/usr/bin/ld: cannot find -laio: No such file or directory",
     "Overriding torch_dtype=None with `torch_dtype=torch.float16` due to requirements of `bitsandbytes`",
     "Token indices sequence length is longer than the specified maximum sequence length for this model (9031 > 8192).",
