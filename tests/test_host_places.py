@@ -132,7 +132,7 @@ def test_the_trainer_takes_them_through_its_loaders(load, monkeypatch, recipe):
     seen, look = [], Model._look
     monkeypatch.setattr(Model, "_look", lambda self, *args: seen.append(self.training) or look(self, *args))
     load()
-    run_exp(recipe(dataloader_num_workers=2, max_steps=3, val_size=1, eval_strategy="steps", eval_steps=3))
+    run_exp(recipe(dataloader_num_workers=2, max_steps=3, eval_dataset="data", eval_strategy="steps", eval_steps=3))
     assert seen == []
     run_exp(recipe(tokens_per_batch=600, gradient_accumulation_steps=2, overwrite_output_dir=True))
     assert seen == []

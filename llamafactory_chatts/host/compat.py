@@ -155,6 +155,10 @@ PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
         )
         for stage in ("sft", "pt", "rm", "dpo", "kto")
     },
+    "transformers.generation.utils:GenerationMixin._prefill": (
+        *("self", "input_ids", "generation_config", "model_kwargs"),
+        "is_first_iteration",
+    ),
     "accelerate.state:GradientState._set_sync_gradients": ("self", "sync_gradients"),
     "llamafactory.train.tuner:_training_function": ("config",),
     "llamafactory.train.tuner:_ray_training_function": ("ray_args", "config"),
