@@ -76,6 +76,20 @@ def test_left_alone(started, wrong, monkeypatch, changes, environment):
     assert len(reached) == 1
 
 
+def test_an_estimate_warns_and_stops_nothing(started, recipe, write_dataset, rows, monkeypatch, capsys):
+    from llamafactory_chatts.diagnose import recipe_checks
+    from llamafactory_chatts.diagnose.finding import Finding
+
+    write_dataset(rows(2))
+    little = recipe_checks.Rule("host memory", lambda context: [Finding("warning", "deepspeed", "little")], warns=True)
+    quiet = recipe_checks.Rule("other", lambda context: [Finding("warning", "other", "not now")])
+    monkeypatch.setattr(recipe_checks, "RULES", (*recipe_checks.RULES, little, quiet))
+    function, reached = started
+    function({"args": recipe(), "callbacks": []})
+    printed = capsys.readouterr().err
+    assert len(reached) == 1 and "ChatTS: deepspeed: little." in printed and "not now" not in printed
+
+
 def test_words_of_a_command_line(started, wrong):
     function, reached = started
     words = [part for key, value in wrong.items() for part in (f"--{key}", str(value))]

@@ -50,5 +50,5 @@ def other_engines(context: Context) -> Iterator[Finding]:
         yield Finding("error", "stage", what, context.recipe.where("stage"), fix)
 
     if is_on("USE_RAY") and context.trains and not context.elsewhere and not is_installed("ray"):
-        fix = "Run: unset USE_RAY (or pip install ray, if Ray is meant)"
+        fix = "Run: unset USE_RAY (or pip install 'ray[default]', if Ray is meant)"
         yield Finding("error", "USE_RAY", "ray is not installed", "environment", fix)

@@ -182,13 +182,14 @@ def test_an_own_recipe_is_clean(path, monkeypatch):
 
 
 def test_on_a_machine_with_cards_nothing_is_said(monkeypatch):
-    """Two cards that suit all of them."""
+    """Two cards that suit all of them; the demo is made for the CPU."""
     pair = [gpus.Gpu(at, f"GPU-{at}", "NVIDIA H200", "570", 143771, 143000, (9, 0)) for at in range(2)]
     monkeypatch.setattr(gpus, "gpus", lambda *args: tuple(pair))
     monkeypatch.setattr(gpus, "mig_parts", lambda *args: ())
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    assert [one.line() for path in RECIPES for one in check_recipe(read_recipe(path.relative_to(ROOT)))] == []
+    recipes = [path.relative_to(ROOT) for path in RECIPES if path.stem != "chatts_demo"]
+    assert [one.line() for path in recipes for one in check_recipe(read_recipe(path))] == []
 
 
 def test_plan_agrees_with_doctor(capsys, monkeypatch, recipe, write_dataset, rows, tmp_path):
