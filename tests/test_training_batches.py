@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from shell_runs import free_port
 from test_training_cli import BIN, TEXT_ONLY, cli, data_dir, losses, rows, settings  # noqa: F401
-from test_training_launchers import ZERO3, launch
+from test_training_launchers import launch, zero
 
 from llamafactory_chatts.data.demo import generate
 
@@ -107,7 +107,7 @@ def test_two_processes_of_deepspeed_zero3(tiny_base, data_dir, tmp_path):  # noq
     run_exp(settings(tiny_base, data_dir, tmp_path / "one", use_cpu=True, **shape(1, 8, max_steps=4), **common))
     expected = losses(tmp_path / "one")
     config = tmp_path / "zero3.json"
-    config.write_text(json.dumps(ZERO3))
+    config.write_text(zero(3))
     for name, changes in {"plain": {}, "filled": {"tokens_per_batch": 420}}.items():
         folder = tmp_path / name
         folder.mkdir()

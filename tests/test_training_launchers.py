@@ -20,8 +20,14 @@ ZERO = {
     "gradient_accumulation_steps": "auto",
     "gradient_clipping": "auto",
     "zero_allow_untested_optimizer": True,
-    "zero_optimization": {"stage3_gather_16bit_weights_on_model_save": True},
 }
+
+
+def zero(stage: int) -> str:
+    """Return the text of DeepSpeed's configuration for ``stage``."""
+    return json.dumps(
+        {**ZERO, "zero_optimization": {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True}}
+    )
 
 
 ABORT = "terminate called without an active exception"
@@ -71,7 +77,7 @@ def test_accelerate(tiny_base, data_dir, tmp_path):  # noqa: F811
 @pytest.mark.parametrize("stage", [2, 3])
 def test_deepspeed(tiny_base, data_dir, tmp_path, stage):  # noqa: F811
     config = tmp_path / "zero.json"
-    config.write_text(json.dumps({**ZERO, "zero_optimization": {**ZERO["zero_optimization"], "stage": stage}}))
+    config.write_text(zero(stage))
     recipe = settings(
         tiny_base, data_dir, tmp_path / "out", max_steps=3, dataset="mixed", timeseries_sft_lr=1.0e-3,
         deepspeed=str(config),

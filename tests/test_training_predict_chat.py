@@ -16,8 +16,8 @@ from llamafactory_chatts.model.modeling_chatts import TimeSeriesForCausalLM as M
 from llamafactory.train.tuner import run_exp
 
 seen, original = [], Model.encode_timeseries
-def spy(self, timeseries):
-    features, counts = original(self, timeseries)
+def spy(self, *args):
+    features, counts = original(self, *args)
     seen.append(counts.tolist())
     return features, counts
 Model.encode_timeseries = spy
@@ -31,8 +31,8 @@ from llamafactory_chatts.model.modeling_chatts import TimeSeriesForCausalLM as M
 from llamafactory.chat import ChatModel
 
 seen, original = [], Model.encode_timeseries
-def spy(self, timeseries):
-    features, counts = original(self, timeseries)
+def spy(self, *args):
+    features, counts = original(self, *args)
     seen.append(counts.tolist())
     return features, counts
 Model.encode_timeseries = spy
