@@ -127,6 +127,9 @@ class TestSignals:
         machine.programs(f"echo begun; until [[ -e {go} ]]; do sleep 0.1; done; echo still here; exit 5")
         pid, terminal = pty.fork()
         if pid == 0:
+            for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+                signal.signal(number, signal.SIG_DFL)  # also where the tests run under nohup or in the background
+
             os.execve(ROOT / "shell" / SIMPLE, [SIMPLE], machine.environment())
 
         read_until(terminal, b"begun")

@@ -21,6 +21,7 @@ ZERO = {
     "gradient_clipping": "auto",
     "zero_allow_untested_optimizer": True,
 }
+ABORT = "terminate called without an active exception"
 
 
 def zero(stage: int) -> str:
@@ -28,9 +29,6 @@ def zero(stage: int) -> str:
     return json.dumps(
         {**ZERO, "zero_optimization": {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True}}
     )
-
-
-ABORT = "terminate called without an active exception"
 
 
 def may_abort(command: list, printed: str, out: Path) -> bool:
