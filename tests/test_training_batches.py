@@ -88,7 +88,7 @@ def test_two_processes(tiny_base, data_dir, tmp_path):  # noqa: F811
     common = shape(1, 4, max_steps=6, dataset="series,mixed", finetuning_type="full")
     for name, changes in {"plain": {}, "filled": {"tokens_per_batch": 400}}.items():
         recipe = settings(tiny_base, data_dir, tmp_path / name, **common, **changes)
-        log = cli("train", recipe, tmp_path, FORCE_TORCHRUN="1", NPROC_PER_NODE="2")
+        log = cli("train", recipe, tmp_path, processes=2)
 
     assert "tokens_per_batch 400: 4 rows per optimizer step and process in about" in log
     plain, filled = losses(tmp_path / "plain"), losses(tmp_path / "filled")

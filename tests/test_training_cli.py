@@ -2,12 +2,12 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 import yaml
@@ -77,12 +77,16 @@ def environment(**extra: str) -> dict[str, str]:
     }
 
 
-def cli(verb: str, recipe: dict, folder: Path, **env: str) -> str:
+def cli(verb: str, recipe: dict, folder: Path, processes: int = 1, **env: str) -> str:
+    """Run ``llamafactory-cli VERB RECIPE``; return what it printed. With FORCE_TORCHRUN it is a fresh interpreter."""
     path = folder / f"{verb}_{time.monotonic_ns()}.yaml"
     path.write_text(yaml.safe_dump(recipe))
-    done = subprocess.run(
-        [BIN / "llamafactory-cli", verb, path], env=environment(**env), capture_output=True, text=True, timeout=900
-    )
+    command, env = [BIN / "llamafactory-cli", verb, path], environment(**env)
+    if "FORCE_TORCHRUN" in env:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=900)
+    else:
+        done = forked.run(command, env, processes=processes)
+
     printed = done.stdout + done.stderr
     assert done.returncode == 0, done.stderr[-3000:]
     return printed
@@ -121,9 +125,7 @@ run_exp(json.load(open(sys.argv[1])), callbacks=[Keep()])
 def gradients(recipe: dict, folder: Path, name: str) -> dict[str, torch.Tensor]:
     path, kept = folder / f"{name}.json", folder / f"{name}.pt"
     path.write_text(json.dumps(recipe))
-    done = subprocess.run(
-        [sys.executable, "-c", GRADIENTS, path, kept], env=environment(), capture_output=True, text=True, timeout=900
-    )
+    done = forked.run([sys.executable, "-c", GRADIENTS, path, kept], environment())
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(kept)
 
@@ -150,19 +152,13 @@ def test_killed_run_resumes_to_the_same_loss(tiny_base, data_dir, tmp_path):
     recipe = settings(tiny_base, data_dir, out, **common)
     path = tmp_path / "killed.yaml"
     path.write_text(yaml.safe_dump(recipe))
-    process = subprocess.Popen(
-        [BIN / "llamafactory-cli", "train", path],
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = forked.Program([BIN / "llamafactory-cli", "train", path], environment())
     deadline = time.monotonic() + 900
     while not (out / "checkpoint-10" / RECORD).exists() and time.monotonic() < deadline:
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.01)
 
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
     assert not (out / "trainer_state.json").exists()
     log = cli("train", recipe, tmp_path)
     assert "Resuming training from" in log
@@ -256,13 +252,8 @@ def test_packed_rows_have_the_losses_of_single_rows(tiny_base, data_dir, tmp_pat
         recipe = settings(tiny_base, data_dir, tmp_path / name, dataset="mixed", **changes)
         (tmp_path / f"{name}.json").write_text(json.dumps(recipe))
 
-    done = subprocess.run(
-        [sys.executable, "-c", PER_ROW, tmp_path / "plain.json", tmp_path / "packed.json"],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+    words = [sys.executable, "-c", PER_ROW, tmp_path / "plain.json", tmp_path / "packed.json"]
+    done = forked.run(words, environment())
     assert done.returncode == 0, done.stderr[-3000:]
     rows, worst = done.stdout.split("ROWS")[1].split("WORST")
     assert int(rows) >= 12

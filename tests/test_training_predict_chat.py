@@ -1,9 +1,9 @@
 """Prediction and chat through LLaMA-Factory reach the encoder; text-only messages work, too."""
 
 import json
-import subprocess
 import sys
 
+import forked
 import pytest
 from test_training_cli import data_dir, environment, rows, settings  # noqa: F401
 
@@ -46,9 +46,7 @@ print("SEEN", json.dumps([lengths, seen]))
 def run(script: str, recipe: dict, tmp_path):
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps(recipe))
-    done = subprocess.run(
-        [sys.executable, "-c", script, path], env=environment(), capture_output=True, text=True, timeout=900
-    )
+    done = forked.run([sys.executable, "-c", script, path], environment())
     lines = [line for line in done.stdout.splitlines() if "SEEN " in line]
     assert lines, done.stderr[-3000:]
     return json.loads(lines[-1].split("SEEN ")[1])

@@ -48,6 +48,5 @@ def test_trains(tiny_base, prepared, tmp_path):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_trains_streamed(tiny_base, prepared, tmp_path, processes):
     streamed = recipe(tiny_base, prepared, tmp_path / "out", streaming=True, buffer_size=8)
-    env = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"} if processes == 2 else {}
-    cli("train", streamed, tmp_path, **env)
+    cli("train", streamed, tmp_path, processes=processes)
     assert len(losses(tmp_path / "out")) == 3

@@ -2,10 +2,10 @@
 
 import importlib.util
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -102,12 +102,9 @@ def trained(tiny_base, tmp_path_factory):
     }
     (folder / "recipe.json").write_text(json.dumps(recipe))
     (folder / "cases.json").write_text(json.dumps(CASES))
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("zero_stages.py"), folder / "recipe.json", folder / "cases.json"],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=1500,
+    program = Path(__file__).with_name("zero_stages.py")
+    done = forked.run(
+        [sys.executable, program, folder / "recipe.json", folder / "cases.json"], environment(), timeout=1500
     )
     printed = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
     assert printed, (done.stdout + done.stderr)[-3000:]

@@ -1,11 +1,11 @@
 """Planned optimizer steps against transformers' Trainer: its arithmetic, and real runs on one and two processes."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import forked
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
@@ -145,7 +145,7 @@ def test_real_runs_take_the_planned_steps(tiny_base, tmp_path):
     (tmp_path / "recipes.json").write_text(json.dumps(recipes))
     (tmp_path / "runner.py").write_text(RUNNER)
     words = [tmp_path / "runner.py", tmp_path / "recipes.json", tmp_path / "found.json"]
-    done = subprocess.run([sys.executable, *words], env=environment(), capture_output=True, text=True, timeout=900)
+    done = forked.run([sys.executable, *words], environment())
     assert done.returncode == 0, done.stderr[-3000:]
     taken = dict(zip(REAL, json.loads((tmp_path / "found.json").read_text()), strict=True))
     planned = {name: plan_of(recipe, 1).total for name, recipe in zip(REAL, recipes)}
@@ -157,7 +157,7 @@ def test_real_runs_take_the_planned_steps(tiny_base, tmp_path):
 @pytest.mark.parametrize("name", TWO)
 def test_real_runs_on_two_processes_take_the_planned_steps(tiny_base, tmp_path, name):
     recipe = recipes_of({name: TWO[name]}, tiny_base, tmp_path)[0]
-    cli("train", recipe, tmp_path, FORCE_TORCHRUN="1", NPROC_PER_NODE="2")
+    cli("train", recipe, tmp_path, processes=2)
     state = json.loads((Path(recipe["output_dir"]) / "trainer_state.json").read_text())
     planned = plan_of(recipe, 2)
     assert (planned.total, planned.total) == (state["global_step"], state["max_steps"])
