@@ -65,7 +65,8 @@ def measure(args: argparse.Namespace, folder: str) -> dict:
     import torch
     from transformers import BitsAndBytesConfig
 
-    from llamafactory_chatts.model import from_pretrained, pretrained
+    from llamafactory_chatts.model import from_pretrained
+    from llamafactory_chatts.model.loading import pretrained
 
     if args.loader == "stock":
         del pretrained.ChatTSFiles._load_pretrained_model

@@ -38,7 +38,7 @@ with open(output, "w", encoding="utf-8") as out:
 """
 PREPARE = """
 import json, sys
-from llamafactory_chatts.data.prepare import prepare
+from llamafactory_chatts.data.prepare.run import prepare
 
 if __name__ == "__main__":
     report = prepare(json.loads(sys.argv[1]), workers=int(sys.argv[2]), progress=False)

@@ -86,8 +86,8 @@ def watch(torch, found: dict) -> None:
 
 def prepare(folder: Path) -> dict:
     """Write a tiny base and eight rows; return the recipe."""
-    from llamafactory_chatts.data.demo import corpus, generate
-    from llamafactory_chatts.model.tiny_base import init_tiny
+    from llamafactory_chatts.data.synthesize.demo import corpus, generate
+    from llamafactory_chatts.model.bases.tiny_base import init_tiny
 
     init_tiny(folder / "base", [*corpus(60), "<tool_response>"], seed=0, backbone="qwen3")
     rows = [*generate(7, 0, 64, 256), {"input": "Say one.", "output": "One.", "timeseries": []}]

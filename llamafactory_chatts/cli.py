@@ -9,18 +9,18 @@ from .core.errors import ChatTSError
 
 
 VERBS = (
-    ("init-base", "build a ChatTS base: from a Qwen folder, or a tiny one", "llamafactory_chatts.verbs.init_base"),
-    ("recipes", "list, show or copy the recipes that come with it", "llamafactory_chatts.verbs.recipes"),
-    ("demo-data", "write demo data", "llamafactory_chatts.verbs.demo_data"),
-    ("prepare", "turn label files and folders of series into a dataset", "llamafactory_chatts.verbs.prepare"),
-    ("check", "check a dataset before a training", "llamafactory_chatts.verbs.check"),
+    ("init-base", "build a ChatTS base: from a Qwen folder, or a tiny one", "llamafactory_chatts.commands.init_base"),
+    ("recipes", "list, show or copy the recipes that come with it", "llamafactory_chatts.commands.recipes"),
+    ("demo-data", "write demo data", "llamafactory_chatts.commands.demo_data"),
+    ("prepare", "turn label files and folders of series into a dataset", "llamafactory_chatts.commands.prepare"),
+    ("check", "check a dataset before a training", "llamafactory_chatts.commands.check"),
     (
         "dataset-info",
         "entries of dataset_info.json: add, list, remove, check",
-        "llamafactory_chatts.verbs.dataset_info",
+        "llamafactory_chatts.commands.dataset_info",
     ),
-    ("plan", "rows, steps, memory, time of a recipe before it runs", "llamafactory_chatts.verbs.plan"),
-    ("doctor", "check this installation", "llamafactory_chatts.verbs.doctor"),
+    ("plan", "rows, steps, memory, time of a recipe before it runs", "llamafactory_chatts.commands.plan"),
+    ("doctor", "check this installation", "llamafactory_chatts.commands.doctor"),
 )
 """Verb, help in one line, module with ``add_arguments(parser)`` and ``run(args) -> int``."""
 

@@ -46,93 +46,71 @@ _TRAINERS = {
 }
 
 
-def _row(kind: str, module: str, name: str, apply: str, why: str) -> Row:
-    return Row(kind, _HOST + module, name, "llamafactory_chatts.host." + apply, why)
+def _row(kind: str) -> Callable[[str, str, str, str], Row]:
+    def row(module: str, name: str, apply: str, why: str) -> Row:
+        return Row(kind, _HOST + module, name, "llamafactory_chatts.host." + apply, why)
 
+    return row
+
+
+_registry, _patch, _subclass = map(_row, ("registry", "patch", "subclass"))
 
 TABLE: tuple[Row, ...] = (
-    _row("registry", "extras.constants", "ChatTS-8B, ChatTS-14B", "model_list:add_models", "offered by LlamaBoard"),
-    _row("registry", "data.mm_plugin", "chatts", "template:add_plugin", "a series becomes its header and its patches"),
-    _row("registry", "data.template", "chatts", "template:add_template", "template: chatts"),
-    _row("registry", "data.converter", "chatts", "data_patches:add_converter", "formatting: chatts"),
-    _row(
-        "patch", "data.parser", "DatasetAttr.join", "data_patches:keep_timeseries_column", "columns: {timeseries: ...}"
-    ),
-    _row(
-        "patch", "data.loader", "_load_single_dataset", "data_patches:explain_unreadable_file", "unreadable rows named"
-    ),
-    _row("patch", "data.loader", "align_dataset", "data_patches:convert_with_row_numbers", "bad rows listed"),
-    _row(
-        "patch", "data.loader", "_get_dataset_processor", "data_patches:keep_rows_whole", "no row cut inside a series"
-    ),
-    _row("patch", "data.loader", "_get_preprocessed_dataset", "data_patches:count_overlong", "long rows counted"),
-    _row("patch", "data.loader", "split_dataset", "data_patches:check_held_out", "val_size that leaves no rows"),
-    _row("patch", "data.loader", "get_dataset", "base_checks:check_base_and_template", "wrong base named early"),
-    _row(
-        "patch",
+    _registry("extras.constants", "ChatTS-8B, ChatTS-14B", "start.model_list:add_models", "offered by LlamaBoard"),
+    _registry("data.mm_plugin", "chatts", "start.template:add_plugin", "a series becomes its header and its patches"),
+    _registry("data.template", "chatts", "start.template:add_template", "template: chatts"),
+    _registry("data.converter", "chatts", "rows.patches:add_converter", "formatting: chatts"),
+    _patch("data.parser", "DatasetAttr.join", "rows.patches:keep_timeseries_column", "columns: {timeseries: ...}"),
+    _patch("data.loader", "_load_single_dataset", "rows.patches:explain_unreadable_file", "unreadable rows named"),
+    _patch("data.loader", "align_dataset", "rows.patches:convert_with_row_numbers", "bad rows listed"),
+    _patch("data.loader", "_get_dataset_processor", "rows.patches:keep_rows_whole", "no row cut inside a series"),
+    _patch("data.loader", "_get_preprocessed_dataset", "rows.patches:count_overlong", "long rows counted"),
+    _patch("data.loader", "split_dataset", "rows.patches:check_held_out", "val_size that leaves no rows"),
+    _patch("data.loader", "get_dataset", "rows.base_checks:check_base_and_template", "wrong base named early"),
+    _patch(
         "data.collator",
         "SFTDataCollatorWith4DAttentionMask.__call__",
-        "places:hand_over_places",
+        "steps.places:hand_over_places",
         "a training step does not wait for counts from the GPU",
     ),
-    _row(
-        "subclass",
+    _subclass(
         "hparams.data_args",
         "DataArguments",
-        "arguments:extend_data_arguments",
+        "start.arguments:extend_data_arguments",
         "drop_overlong, tokens_per_batch",
     ),
-    _row(
-        "subclass",
-        "hparams.model_args",
-        "ModelArguments",
-        "memory:extend_model_arguments",
-        "offload_embedding, lm_head_8bit",
+    _subclass(
+        "hparams.model_args", "ModelArguments", "load.memory:extend_model_arguments", "offload_embedding, lm_head_8bit"
     ),
-    _row(
-        "patch",
-        "hparams.parser",
-        "_verify_model_args",
-        "memory:verify_savings",
-        "conflicts and other bases named early",
+    _patch(
+        "hparams.parser", "_verify_model_args", "load.memory:verify_savings", "conflicts and other bases named early"
     ),
-    _row(
-        "subclass",
+    _subclass(
         "hparams.finetuning_args",
         "FinetuningArguments",
-        "arguments:extend_finetuning_arguments",
+        "start.arguments:extend_finetuning_arguments",
         "timeseries_sft_lr, train_timeseries_modules, timeseries_tuning, loss_normalization",
     ),
-    _row(
-        "registry",
-        "model.model_utils.visual",
-        "chatts, qwen3ts",
-        "tuning:add_composite_models",
-        "lora_target: all works",
+    _registry(
+        "model.model_utils.visual", "chatts, qwen3ts", "load.tuning:add_composite_models", "lora_target: all works"
     ),
-    _row("patch", "model.adapter", "patch_target_modules", "tuning:target_encoder", "adapter on the encoder's MLP"),
-    _row("patch", "model.adapter", "init_adapter", "tuning:tune_encoder", "timeseries_tuning: lora | full | freeze"),
-    _row("patch", "model.loader", "load_config", "loading:recognise_config", "found by its `ts` block"),
-    _row("patch", "model.loader", "load_tokenizer", "loading:load_native_processor", "no code from the checkpoint"),
-    _row("patch", "hparams.parser", "_check_extra_dependencies", "speed:go_on_without_liger", "one line, no stop"),
-    _row(
-        "patch",
-        "hparams.parser",
-        "get_train_args",
-        "train_arguments:adjust_train_arguments",
-        "what a recipe leaves open",
+    _patch("model.adapter", "patch_target_modules", "load.tuning:target_encoder", "adapter on the encoder's MLP"),
+    _patch("model.adapter", "init_adapter", "load.tuning:tune_encoder", "timeseries_tuning: lora | full | freeze"),
+    _patch("model.loader", "load_config", "load.loading:recognise_config", "found by its `ts` block"),
+    _patch("model.loader", "load_tokenizer", "load.loading:load_native_processor", "no code from the checkpoint"),
+    _patch("hparams.parser", "_check_extra_dependencies", "load.speed:go_on_without_liger", "one line, no stop"),
+    _patch(
+        "hparams.parser", "get_train_args", "start.train_arguments:adjust_train_arguments", "what a recipe leaves open"
     ),
-    _row(
-        "patch", "train.tuner", "_training_function", "preflight:check_before_start", "mistakes named before loading"
-    ),
-    _row("patch", "train.tuner", "_ray_training_function", "preflight:check_before_start", "the same in front of Ray"),
-    _row("patch", "launcher", "launch", "launching:keep_words_whole", "spaces in the path of a recipe"),
-    _row("patch", "v1.config.arg_parser", "get_args", "engines:ask_before_v1", "no training without the series"),
-    _row("patch", "model.loader", "apply_liger_kernel", "speed:apply_liger", "enable_liger_kernel works"),
-    _row("patch", "model.loader", "patch_config", "memory:ask_for_savings", "offload_embedding, lm_head_8bit work"),
-    _row("patch", "model.loader", "load_model", "loading:prepare_model", "logits only where labels are"),
+    _patch("train.tuner", "_training_function", "start.preflight:check_before_start", "mistakes named before loading"),
+    _patch("train.tuner", "_ray_training_function", "start.preflight:check_before_start", "the same in front of Ray"),
+    _patch("launcher", "launch", "start.launching:keep_words_whole", "spaces in the path of a recipe"),
+    _patch("v1.config.arg_parser", "get_args", "start.engines:ask_before_v1", "no training without the series"),
+    _patch("model.loader", "apply_liger_kernel", "load.speed:apply_liger", "enable_liger_kernel works"),
+    _patch("model.loader", "patch_config", "load.memory:ask_for_savings", "offload_embedding, lm_head_8bit work"),
+    _patch("model.loader", "load_model", "load.loading:prepare_model", "logits only where labels are"),
     *(
-        _row("patch", module, f"{name}.{method}", f"optimizer:{function}", why)
+        _patch(module, f"{name}.{method}", f"steps.optimizer:{function}", why)
         for module, name in _TRAINERS.items()
         for method, function, why in (
             ("create_optimizer", "split_encoder_group", "timeseries_sft_lr"),
@@ -140,45 +118,42 @@ TABLE: tuple[Row, ...] = (
             ("log", "log_encoder_rate", "ts_encoder_learning_rate in the log"),
         )
     ),
-    _row(
-        "patch",
+    _patch(
         "train.callbacks",
         "PissaConvertCallback.on_train_begin",
-        "pissa:keep_first_start",
+        "load.pissa:keep_first_start",
         "pissa_convert after resuming",
     ),
-    _row("patch", "train.tuner", "export_model", "export:export_whole", "no quantised export, merges are remembered"),
+    _patch("train.tuner", "export_model", "load.export:export_whole", "no quantised export, merges are remembered"),
     *(
-        _row("patch", "train.tuner", f"run_{stage}", "out_of_memory:explain_around_steps", "memory advice")
+        _patch("train.tuner", f"run_{stage}", "say.out_of_memory:explain_around_steps", "memory advice")
         for stage in ("sft", "pt", "rm", "dpo", "kto")
     ),
     *(
-        _row(
-            "patch", module, f"{name}.training_step", "training_step:work_in_passes", "tokens_per_batch, memory advice"
+        _patch(
+            module, f"{name}.training_step", "steps.training_step:work_in_passes", "tokens_per_batch, memory advice"
         )
         for module, name in _TRAINERS.items()
     ),
     *(
-        _row("patch", module, f"{_TRAINERS[module]}.{method}", function, why)
+        _patch(module, f"{_TRAINERS[module]}.{method}", function, why)
         for module in ("train.sft.trainer", "train.pt.trainer")
         for method, function, why in (
-            ("__init__", "optimizer:count_labelled_tokens", "loss per token"),
-            ("evaluation_loop", "evaluation:mean_over_tokens", "evaluation loss per token"),
+            ("__init__", "steps.optimizer:count_labelled_tokens", "loss per token"),
+            ("evaluation_loop", "steps.evaluation:mean_over_tokens", "evaluation loss per token"),
         )
     ),
-    _row(
-        "patch", "train.kto.trainer", "CustomKTOTrainer.forward", "preference:pass_timeseries", "KTO sees the series"
+    _patch("train.kto.trainer", "CustomKTOTrainer.forward", "steps.preference:pass_timeseries", "KTO sees the series"),
+    _patch("chat.hf_engine", "HuggingfaceEngine.chat", "chat.messages:refuse_before_generating", "no late refusal"),
+    _patch(
+        "chat.hf_engine", "HuggingfaceEngine.stream_chat", "chat.messages:refuse_before_generating", "no silent hang"
     ),
-    _row("patch", "chat.hf_engine", "HuggingfaceEngine.chat", "chat:refuse_before_generating", "no late refusal"),
-    _row(
-        "patch", "chat.hf_engine", "HuggingfaceEngine.stream_chat", "chat:refuse_before_generating", "no silent hang"
-    ),
-    _row("patch", "chat.chat_model", "run_chat", "chat:go_on_after_refusal", "a refused message ends no session"),
-    _row("patch", "api.chat", "_process_request", "chat:read_request_once", "a request is read once"),
-    _row("patch", "api.chat", "create_chat_completion_response", "chat:answer_400", "400 with the reason"),
-    _row("patch", "api.chat", "create_stream_chat_completion_response", "chat:answer_400", "400 with the reason"),
+    _patch("chat.chat_model", "run_chat", "chat.messages:go_on_after_refusal", "a refused message ends no session"),
+    _patch("api.chat", "_process_request", "chat.messages:read_request_once", "a request is read once"),
+    _patch("api.chat", "create_chat_completion_response", "chat.messages:answer_400", "400 with the reason"),
+    _patch("api.chat", "create_stream_chat_completion_response", "chat.messages:answer_400", "400 with the reason"),
     *(
-        _row("patch", "train.sft.trainer", f"CustomSeq2SeqTrainer.{method}", f"generation:{function}", why)
+        _patch("train.sft.trainer", f"CustomSeq2SeqTrainer.{method}", f"chat.generation:{function}", why)
         for method, function, why in (
             ("evaluate", "use_settings_of_recipe", "max_new_tokens holds during training"),
             ("predict", "use_settings_of_recipe", "max_new_tokens holds for every caller"),
@@ -260,15 +235,15 @@ def arm() -> None:
             (other modules of it then hold names that a row would replace), or one of its other engines is asked for.
     """
     global _armed
-    from .diagnose.recipe_checks_engine import ENVIRONMENT, is_on
     from .host import compat
+    from .recipe.launch.engine import ENVIRONMENT, is_on
 
     compat.check_versions()
     if _armed:
         return
 
     if any(map(is_on, ENVIRONMENT)):  # their way is another from the host's first imports on
-        from .host.engines import refuse_on_command_line
+        from .host.start.engines import refuse_on_command_line
 
         refuse_on_command_line()
 

@@ -44,8 +44,8 @@ def pytest_sessionfinish(session, exitstatus):
 
 
 def _tiny(tmp_path_factory, backbone: str) -> Path:
-    from llamafactory_chatts.data.demo import corpus
-    from llamafactory_chatts.model.tiny_base import init_tiny
+    from llamafactory_chatts.data.synthesize.demo import corpus
+    from llamafactory_chatts.model.bases.tiny_base import init_tiny
 
     folder = tmp_path_factory.mktemp("bases") / f"tiny_{backbone}"
     return init_tiny(folder, [*corpus(60), "<tool_response>"], seed=0, backbone=backbone)
@@ -68,8 +68,8 @@ def plain_qwen3(tmp_path_factory, tiny_base) -> Path:
     """A tiny Qwen3 that is no ChatTS: no ``ts`` block, and a tokenizer without ``<ts>``."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from llamafactory_chatts.data.demo import corpus
-    from llamafactory_chatts.model.tiny_base import save_tokenizer, train_tokenizer
+    from llamafactory_chatts.data.synthesize.demo import corpus
+    from llamafactory_chatts.model.bases.tiny_base import save_tokenizer, train_tokenizer
 
     folder = tmp_path_factory.mktemp("bases") / "plain_qwen3"
     folder.mkdir()
@@ -141,6 +141,6 @@ def recipe(tmp_path, tiny_base):
 @pytest.fixture
 def rows():
     """Return a function: ``rows(n)`` gives n rows of the demo task, series of 32 to 64 points."""
-    from llamafactory_chatts.data.demo import generate
+    from llamafactory_chatts.data.synthesize.demo import generate
 
     return lambda n, seed=0: list(generate(n, seed, 32, 64))

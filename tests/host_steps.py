@@ -37,7 +37,7 @@ def load_all(settings):
 
 def series_of(row):
     """Return the series that a tokenised row carries."""
-    from llamafactory_chatts.host.lane import unpack
+    from llamafactory_chatts.host.rows.lane import unpack
 
     return [item.tolist() for item in unpack(row["audios"])]
 

@@ -3,7 +3,7 @@
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from llamafactory_chatts.model.tiny_base import CHAT_TOKENS, save_tokenizer, train_tokenizer
+from llamafactory_chatts.model.bases.tiny_base import CHAT_TOKENS, save_tokenizer, train_tokenizer
 
 
 KINDS = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}

@@ -261,7 +261,7 @@ class TestLauncherCommands:
         assert "--cpu" not in self.command("fsdp_qlora")[0] and where["PYTHONUNBUFFERED"] == "1"
 
     def test_the_step_line_is_read(self, capsys):
-        from llamafactory_chatts.host.progress import StepLine
+        from llamafactory_chatts.host.say.progress import StepLine
 
         args = SimpleNamespace(train_batch_size=2, gradient_accumulation_steps=4, world_size=2, disable_tqdm=True)
         line = StepLine(SimpleNamespace(args=args))

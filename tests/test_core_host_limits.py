@@ -2,8 +2,8 @@
 
 import pytest
 
-from llamafactory_chatts.core import host_limits
 from llamafactory_chatts.core.memory import GIB
+from llamafactory_chatts.recipe.machine import host_limits
 
 
 MEMINFO = "MemTotal: 67108864 kB\nMemFree: 1048576 kB\nMemAvailable: 62914560 kB\nSwapFree: 0 kB\n"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from llamafactory_chatts.core.errors import ChatTSError
-from llamafactory_chatts.core.series_files import read_series_file
+from llamafactory_chatts.files.series_files import read_series_file
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
-from llamafactory_chatts.core import text_files
 from llamafactory_chatts.core.errors import ChatTSError
+from llamafactory_chatts.files import text_files
 
 
 CHINESE = '{"input": "请分析时间序列，找出异常", "output": "无"}\n' * 3

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from llamafactory_chatts.core.base_record import RECORD
 from llamafactory_chatts.core.errors import ChatTSError
-from llamafactory_chatts.data.demo import corpus, generate
-from llamafactory_chatts.model.tiny_base import init_tiny
+from llamafactory_chatts.data.synthesize.demo import corpus, generate
+from llamafactory_chatts.model.bases.tiny_base import init_tiny
 
 
 COLUMNS = {"prompt": "input", "timeseries": "timeseries"}

@@ -12,8 +12,8 @@ import torch
 from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from host_steps import collate, load_data, parse
 
-from llamafactory_chatts.host import dataloading
-from llamafactory_chatts.host.train_arguments import named_arguments
+from llamafactory_chatts.host.start.train_arguments import named_arguments
+from llamafactory_chatts.host.steps import dataloading
 
 
 class TestNamedArguments:
@@ -165,7 +165,7 @@ def test_every_tensor_of_a_batch_is_pinned(write_dataset, recipe, rows, monkeypa
 WORKERS = """
 import json, os, sys
 from llamafactory.train.tuner import run_exp
-from llamafactory_chatts.host.mm_plugin import ChatTSPlugin
+from llamafactory_chatts.host.rows.mm_plugin import ChatTSPlugin
 
 original = ChatTSPlugin.get_mm_inputs
 

@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from host_steps import parse
 
-from llamafactory_chatts.host.deepspeed_gather import gather_in_order
+from llamafactory_chatts.host.load.deepspeed_gather import gather_in_order
 
 
 class Parameter:
@@ -101,7 +101,7 @@ def test_before_a_model_is_loaded(recipe, monkeypatch):
     from llamafactory.model import load_model, load_tokenizer, loader
 
     run, order, original = parse(recipe()), [], loader.init_adapter
-    monkeypatch.setattr("llamafactory_chatts.host.loading.gather_in_order", lambda: order.append("gather"))
+    monkeypatch.setattr("llamafactory_chatts.host.load.loading.gather_in_order", lambda: order.append("gather"))
     monkeypatch.setattr(loader, "init_adapter", lambda *args: order.append("adapter") or original(*args))
     load_model(load_tokenizer(run.model_args)["tokenizer"], run.model_args, run.finetuning_args, True)
     assert order == ["gather", "adapter"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llamafactory_chatts.host.compat import resolve, unpatch
-from llamafactory_chatts.host.deepspeed_steps import (
+from llamafactory_chatts.host.steps.deepspeed_steps import (
     OPTIMIZER,
     count_passes,
     keep_the_sum,

@@ -13,10 +13,10 @@ import yaml
 
 from llamafactory_chatts.core.contract import PREFLIGHT_SWITCH
 from llamafactory_chatts.core.errors import ChatTSError
-from llamafactory_chatts.diagnose import recipe_checks_engine as table
-from llamafactory_chatts.diagnose.recipe_checks import check_recipe
-from llamafactory_chatts.diagnose.recipe_reading import Recipe
-from llamafactory_chatts.host import engines, preflight
+from llamafactory_chatts.host.start import engines, preflight
+from llamafactory_chatts.recipe.launch import engine as table
+from llamafactory_chatts.recipe.reading import Recipe
+from llamafactory_chatts.recipe.rules import check_recipe
 
 
 HOST = Path(importlib.util.find_spec("llamafactory").submodule_search_locations[0])

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from llamafactory_chatts.host.evaluation import _Counted
+from llamafactory_chatts.host.steps.evaluation import _Counted
 
 
 TEXT_ONLY = {"input": "Say one.", "output": "One.", "timeseries": []}

@@ -9,8 +9,8 @@ from host_steps import load_all, parse
 from safetensors.torch import load_file, save_file
 
 from llamafactory_chatts.core.errors import ChatTSError
-from llamafactory_chatts.model.host_embedding import HostEmbedding
-from llamafactory_chatts.model.int8_head import Int8Head
+from llamafactory_chatts.model.loading.host_embedding import HostEmbedding
+from llamafactory_chatts.model.loading.int8_head import Int8Head
 
 
 SETTINGS = ("offload_embedding", "lm_head_8bit")

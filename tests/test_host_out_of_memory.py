@@ -6,7 +6,7 @@ import torch
 from llamafactory_chatts.core.errors import ChatTSError
 from llamafactory_chatts.core.memory import GIB, Shape
 from llamafactory_chatts.core.memory_advice import Run
-from llamafactory_chatts.host.out_of_memory import explain, read_other_processes
+from llamafactory_chatts.host.say.out_of_memory import explain, read_other_processes
 
 
 CUDA = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.99 GiB"

@@ -150,7 +150,7 @@ def test_canary_the_plugin_has_all_of_the_hosts_interface():
     """Ours does not derive from ``BasePlugin`` (see its docstring), so it must follow it by itself."""
     from llamafactory.data.mm_plugin import BasePlugin
 
-    from llamafactory_chatts.host.mm_plugin import ChatTSPlugin
+    from llamafactory_chatts.host.rows.mm_plugin import ChatTSPlugin
 
     assert {f.name for f in dataclasses.fields(BasePlugin)} == {f.name for f in dataclasses.fields(ChatTSPlugin)}
     for name, method in vars(BasePlugin).items():

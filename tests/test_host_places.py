@@ -7,7 +7,7 @@ import torch
 from host_steps import collate, load_all
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llamafactory_chatts.host.step_rows import StepRows
+from llamafactory_chatts.host.steps.step_rows import StepRows
 
 
 TEXT = {"input": "Say one.", "output": "One, and nothing else.", "timeseries": []}

@@ -11,7 +11,7 @@ import yaml
 
 from llamafactory_chatts.core.contract import PREFLIGHT_SWITCH
 from llamafactory_chatts.core.errors import ChatTSError
-from llamafactory_chatts.host import preflight
+from llamafactory_chatts.host.start import preflight
 
 
 @pytest.fixture(autouse=True)
@@ -77,8 +77,8 @@ def test_left_alone(started, wrong, monkeypatch, changes, environment):
 
 
 def test_an_estimate_warns_and_stops_nothing(started, recipe, write_dataset, rows, monkeypatch, capsys):
-    from llamafactory_chatts.diagnose import recipe_checks
-    from llamafactory_chatts.diagnose.finding import Finding
+    from llamafactory_chatts.recipe import rules as recipe_checks
+    from llamafactory_chatts.recipe.finding import Finding
 
     write_dataset(rows(2))
     little = recipe_checks.Rule("host memory", lambda context: [Finding("warning", "deepspeed", "little")], warns=True)
@@ -98,7 +98,7 @@ def test_words_of_a_command_line(started, wrong):
 
 
 def test_it_is_fast(recipe, write_dataset, rows):
-    from llamafactory_chatts.diagnose.recipe_schema import schema
+    from llamafactory_chatts.recipe.schema import schema
 
     write_dataset(rows(2))
     schema.cache_clear()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import PrinterCallback, ProgressCallback
 
-from llamafactory_chatts.host import progress
+from llamafactory_chatts.host.say import progress
 
 
 ARGS = SimpleNamespace(train_batch_size=2, gradient_accumulation_steps=4, world_size=2, disable_tqdm=False)

@@ -75,7 +75,7 @@ answer = "ChatTS-8B" in constants.SUPPORTED_MODELS
     "failing row": """
 import llamafactory_chatts.register as r
 r.TABLE = (r.Row("patch", "llamafactory.extras.constants", "gone",
-                 "llamafactory_chatts.host.data_patches:count_overlong", "test"),)
+                 "llamafactory_chatts.host.rows.patches:count_overlong", "test"),)
 answer = []
 for attempt in (1, 2):
     try:
@@ -236,7 +236,7 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch):
 
 
 def test_a_registry_that_is_gone_is_an_import_error():
-    row = register.Row("registry", "json", "chatts", "llamafactory_chatts.host.template:add_plugin", "test")
+    row = register.Row("registry", "json", "chatts", "llamafactory_chatts.host.start.template:add_plugin", "test")
     with pytest.raises(ImportError, match="cannot add json:chatts to this LLaMA-Factory: .*PLUGINS"):
         register.apply_row(row)
 
@@ -272,7 +272,7 @@ def test_a_spawned_child_unpickles_our_objects_first(tmp_path, recipe, write_dat
     from llamafactory.data.loader import _get_dataset_processor
     from llamafactory.data.parser import get_dataset_list
 
-    from llamafactory_chatts.host.converter import ChatTSDatasetConverter
+    from llamafactory_chatts.host.rows.converter import ChatTSDatasetConverter
 
     write_dataset(rows(3))
     run = load_data(recipe())

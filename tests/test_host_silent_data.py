@@ -75,7 +75,7 @@ class TestEntries:
     def test_the_converter_knows_no_other_formatting(self):
         from llamafactory.data.parser import DatasetAttr
 
-        from llamafactory_chatts.host.converter import ChatTSDatasetConverter
+        from llamafactory_chatts.host.rows.converter import ChatTSDatasetConverter
 
         with pytest.raises(ChatTSError, match="there is no formatting 'chats'. Use one of: alpaca, sharegpt"):
             ChatTSDatasetConverter(DatasetAttr("file", "x", formatting="chats"), None)
@@ -194,7 +194,7 @@ class TestUnmappedSeries:
         import pyarrow as pa
         from datasets import Dataset
 
-        from llamafactory_chatts.host.series_counts import with_series
+        from llamafactory_chatts.host.rows.series_counts import with_series
 
         cells = pa.array([[[1.0, 2.0]], None], pa.list_(pa.list_(pa.float64()), 1))
         assert with_series(Dataset(pa.table({"timeseries": cells})), "timeseries") == 1
@@ -267,8 +267,8 @@ class TestHeldOut:
         ],
     )
     def test_doctor(self, write_dataset, recipe, changes, words):
-        from llamafactory_chatts.diagnose.recipe_checks import check_recipe
-        from llamafactory_chatts.diagnose.recipe_reading import Recipe
+        from llamafactory_chatts.recipe.reading import Recipe
+        from llamafactory_chatts.recipe.rules import check_recipe
 
         write_dataset([row()] * 3)
         found = [one for one in check_recipe(Recipe(recipe(**changes))) if one.level == "error"]
@@ -293,8 +293,8 @@ class TestTokenizedPath:
         assert len(load_data(bare).train) == 3
 
     def test_packed(self, write_dataset, recipe, tmp_path):
-        from llamafactory_chatts.diagnose.recipe_checks import check_recipe
-        from llamafactory_chatts.diagnose.recipe_reading import Recipe
+        from llamafactory_chatts.recipe.reading import Recipe
+        from llamafactory_chatts.recipe.rules import check_recipe
 
         write_dataset([row()] * 3)
         settings = recipe(tokenized_path=str(tmp_path / "tokens"), cutoff_len=512, packing=True)
@@ -319,8 +319,8 @@ class TestTokenizedPath:
         ],
     )
     def test_another_recipe_is_refused_here_and_by_doctor(self, stored, changes, words, tmp_path):
-        from llamafactory_chatts.diagnose.recipe_checks import check_recipe
-        from llamafactory_chatts.diagnose.recipe_reading import Recipe
+        from llamafactory_chatts.recipe.reading import Recipe
+        from llamafactory_chatts.recipe.rules import check_recipe
 
         text = error({**stored, **changes})
         assert text.startswith(f"tokenized_path: {tmp_path / 'tokens'}: these tokenised data were made otherwise: ")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llamafactory_chatts import register
-from llamafactory_chatts.host import speed
+from llamafactory_chatts.host.load import speed
 from llamafactory_chatts.model import Qwen2TSForCausalLM, Qwen3TSForCausalLM
 
 

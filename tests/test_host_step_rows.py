@@ -9,8 +9,8 @@ from accelerate.utils import DistributedType
 from host_steps import collate, load_all
 
 from llamafactory_chatts.core.errors import ChatTSError
-from llamafactory_chatts.host.step_rows import RowWeights, StepRows, find_owners
-from llamafactory_chatts.host.token_budget import TokenBudget, without_synchronisation
+from llamafactory_chatts.host.steps.step_rows import RowWeights, StepRows, find_owners
+from llamafactory_chatts.host.steps.token_budget import TokenBudget, without_synchronisation
 
 
 TEXT_ONLY = {"input": "Say one.", "output": "One, and nothing else.", "timeseries": []}

@@ -9,8 +9,8 @@ from accelerate.state import GradientState
 from host_steps import parse
 
 from llamafactory_chatts.core.errors import ChatTSError
-from llamafactory_chatts.host.step_rows import StepRows
-from llamafactory_chatts.host.token_budget import read_budget, read_lengths
+from llamafactory_chatts.host.steps.step_rows import StepRows
+from llamafactory_chatts.host.steps.token_budget import read_budget, read_lengths
 
 
 TEXT_ONLY = {"input": "Say one.", "output": "One, and nothing else.", "timeseries": []}
@@ -158,7 +158,7 @@ class TestTraining:
         assert numbers(train("a", **common)) != numbers(train("b", loss_normalization="batch", **common))
 
     def test_without_padding_free_attention(self, train, monkeypatch):
-        monkeypatch.setattr("llamafactory_chatts.host.speed.use_fast_paths", lambda *args: None)
+        monkeypatch.setattr("llamafactory_chatts.host.load.speed.use_fast_paths", lambda *args: None)
         common = {"gradient_accumulation_steps": 3, "max_steps": 2}
         plain = train("plain", **common)
         assert numbers(train("filled", tokens_per_batch=500, **common)) == pytest.approx(numbers(plain), rel=1e-4)

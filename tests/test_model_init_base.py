@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor, AutoTokenizer, Qwen3ForCausalLM
 
 from llamafactory_chatts.model import from_pretrained, load_processor
-from llamafactory_chatts.model.init_base import init_from_qwen
-from llamafactory_chatts.model.tiny_base import CHAT_TOKENS
+from llamafactory_chatts.model.bases.init_base import init_from_qwen
+from llamafactory_chatts.model.bases.tiny_base import CHAT_TOKENS
 
 
 def text_logits(model):

@@ -8,7 +8,7 @@ from qwen_folders import SMALL, make_qwen
 from transformers import LlamaConfig
 
 from llamafactory_chatts.core.errors import ChatTSError
-from llamafactory_chatts.model.init_base import init_from_qwen
+from llamafactory_chatts.model.bases.init_base import init_from_qwen
 
 
 @pytest.fixture(scope="module")

@@ -26,12 +26,12 @@ from llamafactory_chatts.model import (
     Qwen3TSConfig,
     Qwen3TSForCausalLM,
     Qwen3TSProcessor,
-    checkpoint_files,
     from_pretrained,
     is_chatts,
     load_config,
     load_processor,
 )
+from llamafactory_chatts.model.loading import checkpoint_files
 
 
 KINDS = {

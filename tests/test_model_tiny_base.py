@@ -8,8 +8,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, AutoTo
 
 from llamafactory_chatts.core.errors import ChatTSError
 from llamafactory_chatts.model import Qwen2TSForCausalLM, Qwen3TSForCausalLM, from_pretrained, load_processor
-from llamafactory_chatts.model.fresh_folder import fresh_folder
-from llamafactory_chatts.model.tiny_base import init_tiny
+from llamafactory_chatts.model.bases.fresh_folder import fresh_folder
+from llamafactory_chatts.model.bases.tiny_base import init_tiny
 
 
 CORPUS = [f"Find the spike at point {i} of a long series, 找出竖直尖峰和阶跃突变。" for i in range(40)]

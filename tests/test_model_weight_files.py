@@ -13,12 +13,13 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from llamafactory_chatts.core.errors import ChatTSError
-from llamafactory_chatts.model import from_pretrained, int8_head, pretrained, weight_files
+from llamafactory_chatts.model import from_pretrained
 from llamafactory_chatts.model.configuration_chatts import Qwen3TSConfig
-from llamafactory_chatts.model.host_embedding import HostEmbedding
-from llamafactory_chatts.model.int8_head import Int8Head
+from llamafactory_chatts.model.loading import int8_head, pretrained, weight_files
+from llamafactory_chatts.model.loading.host_embedding import HostEmbedding
+from llamafactory_chatts.model.loading.int8_head import Int8Head
+from llamafactory_chatts.model.loading.weight_files import FileTensor, WeightFile, open_weights
 from llamafactory_chatts.model.modeling_chatts import Qwen3TSForCausalLM
-from llamafactory_chatts.model.weight_files import FileTensor, WeightFile, open_weights
 
 
 FOUR_BIT = {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.bfloat16, "bnb_4bit_quant_type": "nf4"}
@@ -191,7 +192,7 @@ class TestHostEmbedding:
         assert (ours.num_embeddings, ours.embedding_dim) == (200, 64)
 
     def test_is_cast_while_it_is_read(self, path, monkeypatch):
-        monkeypatch.setattr("llamafactory_chatts.model.host_embedding.ROWS", 33)
+        monkeypatch.setattr("llamafactory_chatts.model.loading.host_embedding.ROWS", 33)
         with open_weights([str(file) for file in path.glob("*.safetensors")]) as tensors:
             expected = tensors[EMBEDDING][...].half()
             assert torch.equal(HostEmbedding(tensors[EMBEDDING], torch.float16).weight, expected)

@@ -70,8 +70,12 @@ class TestWheel:
         assert len(files) > 30 and all(shipped[name] == (ROOT / name).read_bytes() for name in files)
 
     def test_the_schema_is_there(self, content):
-        schemas = [name for name in content if name.startswith(f"{PACKAGE}/data/schema/")]
-        assert f"{PACKAGE}/core/schema/dataset_info.schema.json" in content
+        schemas = [name for name in content if name.endswith(".schema.json")]
+        assert {name.rpartition("/")[2] for name in schemas} == {
+            "answers.schema.json",
+            "dataset_info.schema.json",
+            "prepare.schema.json",
+        }
         assert all(json.loads(content[name]) for name in schemas)
 
     def test_no_tests_or_other_folders(self, content, wheel):

@@ -15,22 +15,26 @@ PACKAGE = Path(llamafactory_chatts.__file__).parent
 NAME = PACKAGE.name
 LINES = 320
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
-ROOMS = ("core", "data", "model", "host", "plan", "diagnose", "evaluate", "report", "verbs")
 ALLOWED = {
     "core": {"core"},
-    "data": {"core", "data"},
-    "evaluate": {"core", "data", "evaluate"},
-    "plan": {"core", "data", "plan"},
-    "report": {"core", "report"},
+    "files": {"core", "files"},
+    "rows": {"core", "files", "rows"},
+    "recipe": {"core", "files", "rows", "recipe"},
+    "data": {"core", "files", "rows", "data"},
+    "evaluate": {"core", "files", "rows", "evaluate"},
+    "report": {"core", "recipe", "report"},
+    "plan": {"core", "files", "rows", "recipe", "plan"},
+    "diagnose": {"core", "recipe", "diagnose"},
     "model": {"core", "model"},
-    "diagnose": {"core", "diagnose"},
-    "host": {"core", "model", "diagnose", "host"},
+    "serve": {"core", "model", "serve"},
+    "host": {"core", "files", "rows", "recipe", "model", "evaluate", "host"},
 }
-"""The rooms that a room may import; a room that is not listed may import any but ``host``."""
+"""The packages that a package may import; one that is not listed may import any but ``host``."""
 
-HOST_USERS = ("host/", "register.py", "verbs/")
-LLAMAFACTORY_USERS = ("host/", "register.py", "verbs/doctor")
-WITHOUT_TORCH = ("core/", "data/", "diagnose/", "evaluate/", "report/")
+ROOMS = (*ALLOWED, "commands")
+HOST_USERS = ("host/", "register.py", "commands/")
+LLAMAFACTORY_USERS = ("host/", "register.py", "commands/doctor")
+WITHOUT_TORCH = ("core/", "files/", "rows/", "recipe/", "data/", "diagnose/", "evaluate/", "report/")
 HEAVY = {"torch", "transformers", "safetensors", "accelerate", "peft", "trl", "bitsandbytes", "deepspeed"}
 
 

@@ -9,7 +9,7 @@ from shell_runs import free_port
 from test_training_cli import BIN, TEXT_ONLY, cli, data_dir, losses, rows, settings  # noqa: F401
 from test_training_launchers import launch, zero
 
-from llamafactory_chatts.data.demo import generate
+from llamafactory_chatts.data.synthesize.demo import generate
 
 
 pytestmark = pytest.mark.slow

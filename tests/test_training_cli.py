@@ -12,8 +12,8 @@ import pytest
 import torch
 import yaml
 
-from llamafactory_chatts.data.demo import generate
-from llamafactory_chatts.diagnose.checkpoints import RECORD
+from llamafactory_chatts.data.synthesize.demo import generate
+from llamafactory_chatts.recipe.checkpoints import RECORD
 
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder with a dataset of four rows of unequal lengths, one of them text only."""
-    from llamafactory_chatts.data.demo import generate
+    from llamafactory_chatts.data.synthesize.demo import generate
 
     path = tmp_path_factory.mktemp("generation")
     rows = [{"input": "Say hello to everybody", "output": "hello", "timeseries": []}, *generate(3, 0, 32, 64)]

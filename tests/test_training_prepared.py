@@ -7,7 +7,7 @@ import pytest
 import yaml
 from test_training_cli import cli, losses, settings
 
-from llamafactory_chatts.data.prepare import prepare
+from llamafactory_chatts.data.prepare.run import prepare
 
 
 pytestmark = pytest.mark.slow

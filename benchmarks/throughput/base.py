@@ -29,7 +29,7 @@ def build_base(folder: Path, shape: str) -> None:
     import torch
 
     from llamafactory_chatts import model as chatts
-    from llamafactory_chatts.model.tiny_base import CHAT_TOKENS, save_tokenizer, train_tokenizer
+    from llamafactory_chatts.model.bases.tiny_base import CHAT_TOKENS, save_tokenizer, train_tokenizer
 
     fields = dict(SHAPES[shape])
     kind = fields.pop("kind")

@@ -13,10 +13,10 @@ from ..core.errors import ChatTSError
 from .configuration_chatts import Qwen2TSConfig, Qwen3TSConfig
 from .encoder import TimeSeriesEncoder
 from .generating import TimeSeriesGeneration
+from .loading.pretrained import ChatTSFiles
 from .loss import shift_labels, sum_cross_entropy, sum_labelled_loss
 from .padding_free import VARLEN
 from .places import Places, fetch, read_places
-from .pretrained import ChatTSFiles
 
 
 class TimeSeriesForCausalLM(TimeSeriesGeneration):

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..core.memory import GIB
-from .estimate import Plan, judge
-from .fit import LIGER_FROM, precision_changes, sibling
+from .memory.estimate import Plan, judge
+from .memory.fit import LIGER_FROM, precision_changes, sibling
 
 
 FEW, SOME, MANY = 200, 1000, 10_000

@@ -12,11 +12,11 @@ from ..core.contract import PLACEHOLDER, TS_START
 from ..core.errors import ChatTSError
 from ..core.placeholders import check_placeholders
 from ..core.series import as_series, encode, num_patches
-from ..core.series_files import inside, read_series_file
-from ..data.layout import Conversation, Layout
-from ..data.row_reading import SUFFIXES, UnreadableRow, read_rows
+from ..files.series_files import inside, read_series_file
+from ..recipe.settings import Recipe
+from ..rows.layout import Conversation, Layout
+from ..rows.reading import SUFFIXES, UnreadableRow, read_rows
 from .prompt_tokens import Counter, system_text, turn_text
-from .recipe import Recipe
 
 
 TEXTS_AT_ONCE = 2048

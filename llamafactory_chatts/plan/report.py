@@ -7,7 +7,7 @@ import numpy as np
 
 from ..core.memory import GIB
 from .advice import Advice
-from .estimate import ERROR, Plan, judge
+from .memory.estimate import ERROR, Plan, judge
 
 
 BARS, WIDTH = 12, 40

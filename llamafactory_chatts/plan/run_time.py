@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import ChatTSError
-from .base_model import BaseModel
-from .machine import Machine
-from .recipe import Recipe
+from ..recipe.machine.planned import Machine
+from ..recipe.settings import Recipe
+from .memory.base_model import BaseModel
+from .memory.trained import count_trained
 from .steps import Steps
 from .strategy import Strategy
-from .trained import count_trained
 
 
 EFFICIENCY, WITHOUT_KERNELS = 0.50, 0.40

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from ..core.errors import ChatTSError
-from .recipe import Recipe
+from ..recipe.settings import Recipe
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..core.contract import MAX_OVERLONG_SHARE
 from ..core.errors import ChatTSError
+from ..recipe.settings import Recipe
 from .lengths import Lengths
-from .recipe import Recipe
 
 
 @dataclass

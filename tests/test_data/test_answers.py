@@ -5,7 +5,7 @@ import json
 import pytest
 
 from llamafactory_chatts.core.errors import ChatTSError
-from llamafactory_chatts.data import answers
+from llamafactory_chatts.data.labels import answers
 
 
 ONE = [{"interval": [741, 780], "type": "竖直尖峰"}]

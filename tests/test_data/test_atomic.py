@@ -4,9 +4,9 @@ import os
 
 import pytest
 
+from llamafactory_chatts.core.atomic import write_text
 from llamafactory_chatts.core.errors import ChatTSError
-from llamafactory_chatts.data import demo
-from llamafactory_chatts.data.atomic import write_text
+from llamafactory_chatts.data.synthesize import demo
 
 
 def test_writes_utf8_with_plain_newlines_and_makes_folders(tmp_path):

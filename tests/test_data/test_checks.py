@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from llamafactory_chatts.core.errors import ChatTSError
-from llamafactory_chatts.data.checks import check
-from llamafactory_chatts.data.findings import CODES
+from llamafactory_chatts.data.check.dataset import check
+from llamafactory_chatts.data.check.findings import CODES
 
 
 WAVE = [round(math.sin(step / 5) * 10, 4) for step in range(100)]

@@ -9,7 +9,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from llamafactory_chatts.core.errors import ChatTSError
-from llamafactory_chatts.data import dataset_info
+from llamafactory_chatts.data.synthesize import demo
+from llamafactory_chatts.rows import dataset_info
 
 
 SHIPPED = Path(__file__).parents[2] / "dataset_info"
@@ -45,14 +46,14 @@ def write(folder, content):
 
 
 def test_shipped_files_are_the_generated_ones(tmp_path):
-    missing = dataset_info.generate(tmp_path)
+    missing = demo.write_entries(tmp_path)
     assert missing == ["chatts_demo.jsonl", "chatts_demo_eval.jsonl"]
     for name in (dataset_info.FILE, dataset_info.SCHEMA_FILE):
         assert (SHIPPED / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
 def test_shipped_file_has_nothing_wrong():
-    assert dataset_info.validate(SHIPPED / dataset_info.FILE) == len(dataset_info.shipped_entries()) == 2
+    assert dataset_info.validate(SHIPPED / dataset_info.FILE) == len(demo.shipped_entries()) == 2
 
 
 def test_the_schema_is_a_schema():
@@ -152,16 +153,16 @@ def test_other_entries_and_a_broken_file_stay_untouched(tmp_path):
     mine = {"zebra": {"note": "斑马"}, "chatts_demo": {"file_name": "old"}, "ant": {"x": [1, None]}}
     path = tmp_path / dataset_info.FILE
     path.write_text(json.dumps(mine, ensure_ascii=False), encoding="utf-8")
-    dataset_info.generate(tmp_path)
+    demo.write_entries(tmp_path)
     new = json.loads(path.read_text(encoding="utf-8"))
     assert list(new) == ["zebra", "chatts_demo", "ant", "chatts_demo_eval"]
     assert {key: new[key] for key in ("zebra", "ant")} == {key: mine[key] for key in ("zebra", "ant")}
-    assert new["chatts_demo"] == dataset_info.shipped_entries()["chatts_demo"]
+    assert new["chatts_demo"] == demo.shipped_entries()["chatts_demo"]
     assert "斑马" in path.read_text(encoding="utf-8")
 
     path.write_text("{ half")
     with pytest.raises(ChatTSError, match="not readable as JSON"):
-        dataset_info.generate(tmp_path)
+        demo.write_entries(tmp_path)
 
     assert path.read_text() == "{ half"
 

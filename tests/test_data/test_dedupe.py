@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from llamafactory_chatts.data import dedupe
+from llamafactory_chatts.data.prepare import dedupe
 
 
 def wave(seed=0, points=800):

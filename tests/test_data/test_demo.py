@@ -11,8 +11,8 @@ import pytest
 from llamafactory_chatts.core.contract import ADVISED_POINTS, ADVISED_SERIES, PLACEHOLDER
 from llamafactory_chatts.core.errors import ChatTSError
 from llamafactory_chatts.core.series import encode
-from llamafactory_chatts.data import demo
-from llamafactory_chatts.data.demo_prompts import CHINESE, ENGLISH, KINDS
+from llamafactory_chatts.data.synthesize import demo
+from llamafactory_chatts.data.synthesize.demo_prompts import CHINESE, ENGLISH, KINDS
 
 
 STORED = Path(__file__).parents[2] / "dataset_info"

@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 
 from llamafactory_chatts.core.errors import ChatTSError
-from llamafactory_chatts.data.matching import FolderIndex, Match, NoMatch, match, parse_rules
+from llamafactory_chatts.data.labels.matching import FolderIndex, Match, NoMatch, match, parse_rules
 
 
 SWAP = {"suffix": {".jpg": ".csv", ".PV.jpg": ".csv"}}

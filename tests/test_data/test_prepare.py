@@ -19,8 +19,9 @@ from host_steps import load_data
 from llamafactory_chatts.core.errors import ChatTSError
 from llamafactory_chatts.core.placeholders import check_placeholders
 from llamafactory_chatts.core.series import as_series
-from llamafactory_chatts.data import answers, writers
-from llamafactory_chatts.data.prepare import prepare
+from llamafactory_chatts.data.labels import answers
+from llamafactory_chatts.data.prepare import writers
+from llamafactory_chatts.data.prepare.run import prepare
 
 
 ROOT = Path(__file__).parents[2]
@@ -220,7 +221,7 @@ if __name__ == "__main__":
 
 
 def interrupt(monkeypatch, after):
-    from llamafactory_chatts.data import prepare as module
+    from llamafactory_chatts.data.prepare import run as module
 
     commit, count = module._Run.commit, []
 
@@ -383,7 +384,7 @@ class TestSourceOptions:
         assert len(rows) == left and [reason for reason, _ in rejects] == ["duplicate"] * (3 - left)
 
     def test_a_mistake_of_ours_loses_no_row_in_silence(self, plant, monkeypatch):
-        from llamafactory_chatts.data import prepare_worker
+        from llamafactory_chatts.data.prepare import worker as prepare_worker
 
         def broken(*args):
             raise RuntimeError("oh")

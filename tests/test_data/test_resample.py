@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from llamafactory_chatts.data import resample, windows
+from llamafactory_chatts.data.prepare import resample, windows
 
 
 def piece(*values):

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from llamafactory_chatts.core.errors import ChatTSError
-from llamafactory_chatts.data.sources import LabelRow, open_source
+from llamafactory_chatts.data.labels.sources import LabelRow, open_source
 
 
 A, B = [1.0, 2.5, 3.0], [4, 5]
@@ -275,7 +275,7 @@ class TestFiles:
         (tmp_path / name).write_text(edges[0] + edges[1].join([line] * (40_000_000 // len(line))) + edges[2])
         script = (
             "import resource, sys\n"
-            "from llamafactory_chatts.data.sources import open_source\n"
+            "from llamafactory_chatts.data.labels.sources import open_source\n"
             "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
             "before = peak()\n"
             f"count = sum(row.problem is None for row in open_source({{'labels': {name!r}}}, sys.argv[1]))\n"

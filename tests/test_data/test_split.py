@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from llamafactory_chatts.data.split import part_of
+from llamafactory_chatts.data.prepare.split import part_of
 
 
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from llamafactory_chatts.core.errors import ChatTSError
-from llamafactory_chatts.data.tables import read_table
+from llamafactory_chatts.files.tables import read_table
 
 
 NAN = float("nan")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from llamafactory_chatts.core.errors import ChatTSError
-from llamafactory_chatts.data import gaps, windows
+from llamafactory_chatts.data.prepare import gaps, windows
 
 
 NAN = float("nan")

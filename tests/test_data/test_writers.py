@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from llamafactory_chatts.core.errors import ChatTSError
-from llamafactory_chatts.data import row_writing, writers
-from llamafactory_chatts.data.row_writing import Row
+from llamafactory_chatts.data.prepare import row_writing, writers
+from llamafactory_chatts.data.prepare.row_writing import Row
 
 
 def opened(folder, fingerprint="f", framed=()):

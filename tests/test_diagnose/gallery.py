@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from llamafactory_chatts.diagnose.log_reading import diagnose_log
+from llamafactory_chatts.diagnose.log.diagnose import diagnose_log
 
 
 LOGS = Path(__file__).parent / "logs"

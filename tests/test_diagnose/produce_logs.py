@@ -39,8 +39,8 @@ class Bench:
     """The folder of one production: bases, data, and a recipe of two steps."""
 
     def __init__(self, folder: Path) -> None:
-        from llamafactory_chatts.data.demo import corpus, generate
-        from llamafactory_chatts.model.tiny_base import init_tiny
+        from llamafactory_chatts.data.synthesize.demo import corpus, generate
+        from llamafactory_chatts.model.bases.tiny_base import init_tiny
 
         self.folder, self.data = folder, folder / "data"
         self.base = folder / "base"

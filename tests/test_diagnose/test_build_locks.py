@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from llamafactory_chatts.diagnose import build_locks
-from llamafactory_chatts.diagnose.environment import CHECKS
-from llamafactory_chatts.diagnose.recipe_checks import check_recipe
-from llamafactory_chatts.diagnose.recipe_reading import Recipe
+from llamafactory_chatts.diagnose.environment.checks import CHECKS
+from llamafactory_chatts.recipe.machine import build_locks
+from llamafactory_chatts.recipe.reading import Recipe
+from llamafactory_chatts.recipe.rules import check_recipe
 
 
 TAG = f"py{sys.version_info.major}{sys.version_info.minor}_cpu"

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from llamafactory_chatts.core import gpus, host_limits
-from llamafactory_chatts.diagnose import environment, environment_machine, environment_packages, probes
-from llamafactory_chatts.diagnose.environment import CHECKS, Machine, check_environment
+from llamafactory_chatts.diagnose.environment import checks as environment
+from llamafactory_chatts.diagnose.environment import machine as environment_machine
+from llamafactory_chatts.diagnose.environment import packages as environment_packages
+from llamafactory_chatts.diagnose.environment import probes
+from llamafactory_chatts.diagnose.environment.checks import CHECKS, Machine, check_environment
+from llamafactory_chatts.recipe.machine import gpus, host_limits
 
 
 ROOT = Path(__file__).parents[2]

@@ -12,10 +12,11 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import Version
 
 import llamafactory_chatts
-from llamafactory_chatts.diagnose import environment_packages
-from llamafactory_chatts.diagnose.causes import all_causes, fill
-from llamafactory_chatts.diagnose.installs import install
-from llamafactory_chatts.diagnose.log_reading import diagnose_log
+from llamafactory_chatts.core.installs import install
+from llamafactory_chatts.diagnose.environment import packages as environment_packages
+from llamafactory_chatts.diagnose.log.cause import fill
+from llamafactory_chatts.diagnose.log.causes import ALL
+from llamafactory_chatts.diagnose.log.diagnose import diagnose_log
 
 
 PACKAGE = Path(llamafactory_chatts.__file__).parent
@@ -104,7 +105,7 @@ def test_no_text_of_the_source_leaves_the_ranges():
 
 
 def test_the_fixes_of_all_rules():
-    assert sum(check(cause.fix) for cause in all_causes() if isinstance(cause.fix, str)) > 20
+    assert sum(check(cause.fix) for cause in ALL if isinstance(cause.fix, str)) > 20
 
 
 MESSAGES = [
@@ -125,11 +126,7 @@ MESSAGES = [
 @pytest.mark.parametrize("name", sorted(RANGES))
 def test_fixes_made_of_a_message(message, name):
     text = message.format(name=name)
-    fixes = [
-        fill(cause.fix, found)
-        for cause in all_causes()
-        if callable(cause.fix) and (found := cause.pattern.search(text))
-    ]
+    fixes = [fill(cause.fix, found) for cause in ALL if callable(cause.fix) and (found := cause.pattern.search(text))]
     for fix in fixes:
         check(fix)
 

@@ -2,9 +2,10 @@
 
 import pytest
 
-from llamafactory_chatts.diagnose.log_frames import Frame
-from llamafactory_chatts.diagnose.log_lines import clean
-from llamafactory_chatts.diagnose.log_reading import diagnose_log, read
+from llamafactory_chatts.diagnose.log.diagnose import diagnose_log
+from llamafactory_chatts.diagnose.log.frames import Frame
+from llamafactory_chatts.diagnose.log.lines import clean
+from llamafactory_chatts.diagnose.log.reading import read
 
 
 SITE = "/home/user/env/lib/python3.11/site-packages"

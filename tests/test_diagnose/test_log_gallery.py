@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llamafactory_chatts.diagnose.log_reading import diagnose_log
+from llamafactory_chatts.diagnose.log.diagnose import diagnose_log
 
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llamafactory_chatts.diagnose.log_reading import diagnose_log
+from llamafactory_chatts.diagnose.log.diagnose import diagnose_log
 
 
 CARD = "GPU 1 has a total capacity of 23.69 GiB of which 500.00 MiB is free. "

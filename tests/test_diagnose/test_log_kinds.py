@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llamafactory_chatts.diagnose.log_reading import diagnose_log
+from llamafactory_chatts.diagnose.log.diagnose import diagnose_log
 
 
 HEAD = (

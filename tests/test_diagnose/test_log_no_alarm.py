@@ -2,7 +2,7 @@
 
 import pytest
 
-from llamafactory_chatts.diagnose.log_reading import diagnose_log
+from llamafactory_chatts.diagnose.log.diagnose import diagnose_log
 
 
 NOISE = [

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from llamafactory_chatts.core.errors import ChatTSError
-from llamafactory_chatts.diagnose import log_reading
-from llamafactory_chatts.diagnose.causes import all_causes, fill
-from llamafactory_chatts.diagnose.log_lines import LONGEST, read_lines
-from llamafactory_chatts.diagnose.log_reading import diagnose_log
-from llamafactory_chatts.diagnose.log_signals import signal_of
+from llamafactory_chatts.diagnose.log import reading as log_reading
+from llamafactory_chatts.diagnose.log.cause import fill
+from llamafactory_chatts.diagnose.log.causes import ALL
+from llamafactory_chatts.diagnose.log.diagnose import diagnose_log
+from llamafactory_chatts.diagnose.log.lines import LONGEST, read_lines
+from llamafactory_chatts.diagnose.log.signals import signal_of
 
 
 ERROR = 'Traceback (most recent call last):\n  File "train.py", line 3, in <module>\n{}\n'
@@ -71,7 +72,7 @@ class TestLines:
     def test_where_the_file_is_cut_while_reading_changes_nothing(self, lines, monkeypatch, chunk):
         text = b"a\rb\rc\n\nd \xe2\x96\x8e e\nlast"
         whole = lines(text)
-        monkeypatch.setattr("llamafactory_chatts.diagnose.log_lines.CHUNK", chunk)
+        monkeypatch.setattr("llamafactory_chatts.diagnose.log.lines.CHUNK", chunk)
         assert lines(text) == whole
 
 
@@ -275,7 +276,7 @@ class TestOther:
     def test_every_sentence_can_be_filled(self):
         import re
 
-        for cause in all_causes():
+        for cause in ALL:
             if isinstance(cause.cause, str):
                 names = set(re.findall(r"\{(\w+)\}", cause.cause)) | set(
                     re.findall(r"\{(\w+)\}", cause.fix) if isinstance(cause.fix, str) else []
@@ -303,7 +304,7 @@ class TestOther:
 
         script = (
             "import resource, sys; from pathlib import Path\n"
-            "from llamafactory_chatts.diagnose.log_reading import diagnose_log\n"
+            "from llamafactory_chatts.diagnose.log.diagnose import diagnose_log\n"
             "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
             "print(diagnose_log(Path(sys.argv[1]))[0].cause)\n"
             "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"

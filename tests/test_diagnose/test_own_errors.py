@@ -12,7 +12,7 @@ import pytest
 import llamafactory_chatts
 from llamafactory_chatts import cli
 from llamafactory_chatts.core.errors import ChatTSError, Problems
-from llamafactory_chatts.diagnose.log_reading import diagnose_log
+from llamafactory_chatts.diagnose.log.diagnose import diagnose_log
 from llamafactory_chatts.host import compat
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llamafactory_chatts.core import gpus
 from llamafactory_chatts.core.errors import ChatTSError
-from llamafactory_chatts.diagnose import recipe_checks
-from llamafactory_chatts.diagnose.recipe_checks import RULES, Rule, check_recipe
-from llamafactory_chatts.diagnose.recipe_reading import Recipe, read_recipe, recipe_of
-from llamafactory_chatts.diagnose.recipe_schema import schema
+from llamafactory_chatts.recipe import rules as recipe_checks
+from llamafactory_chatts.recipe.machine import gpus
+from llamafactory_chatts.recipe.reading import Recipe, read_recipe, recipe_of
+from llamafactory_chatts.recipe.rules import RULES, Rule, check_recipe
+from llamafactory_chatts.recipe.schema import schema
 
 
 ROOT = Path(__file__).parents[2]
@@ -254,8 +254,8 @@ class TestSchema:
         """No rule for types may refuse what an argument class starts with."""
         from llamafactory import hparams
 
-        from llamafactory_chatts.diagnose.recipe_checks_keys import wrong_values
-        from llamafactory_chatts.diagnose.recipe_context import Context
+        from llamafactory_chatts.recipe.checks.keys import wrong_values
+        from llamafactory_chatts.recipe.context import Context
 
         kinds = ("Model", "Data", "Training", "Finetuning", "Generating")
         values = {
@@ -294,7 +294,7 @@ class TestCards:
 
 class TestWithoutACard:
     def test_checkpoints_that_go_back_to_cuda(self, find, monkeypatch):
-        from llamafactory_chatts.diagnose import recipe_checks_launch
+        from llamafactory_chatts.recipe.launch import packages as recipe_checks_launch
 
         def levels(**changes):
             return [one.level for one in find(use_unsloth_gc=True, **changes) if one.subject == "use_unsloth_gc"]
@@ -458,7 +458,7 @@ class TestRun:
 
     @pytest.mark.slow
     def test_the_hosts_parser_is_asked(self, recipe, write_dataset, rows):
-        from llamafactory_chatts.diagnose.recipe_parser import ask_parser
+        from llamafactory_chatts.recipe.host_parser import ask_parser
 
         write_dataset(rows(2))
         assert ask_parser(Recipe(recipe(bf16=True))) == []

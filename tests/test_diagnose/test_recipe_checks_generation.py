@@ -2,8 +2,8 @@
 
 import pytest
 
-from llamafactory_chatts.diagnose.recipe_checks import check_recipe
-from llamafactory_chatts.diagnose.recipe_reading import Recipe
+from llamafactory_chatts.recipe.reading import Recipe
+from llamafactory_chatts.recipe.rules import check_recipe
 
 
 GENERATES = {"predict_with_generate": True, "val_size": 0.5, "eval_strategy": "steps", "eval_steps": 1}

@@ -6,9 +6,9 @@ import struct
 import pytest
 import yaml
 
-from llamafactory_chatts.diagnose import recipe_checks_host as checks
-from llamafactory_chatts.diagnose.recipe_checks import check_recipe
-from llamafactory_chatts.diagnose.recipe_reading import read_recipe
+from llamafactory_chatts.recipe.launch import host_memory as checks
+from llamafactory_chatts.recipe.reading import read_recipe
+from llamafactory_chatts.recipe.rules import check_recipe
 
 
 MIB = 2**20
@@ -49,9 +49,9 @@ def found(tmp_path, monkeypatch):
         path.write_text(yaml.safe_dump(recipe))
         memory = {"total": 64.0, "available": free, "swap": 0.0, "limit": free if limit is None else limit}
         monkeypatch.setattr(checks, "host_memory", lambda: memory)
-        monkeypatch.setattr("llamafactory_chatts.diagnose.recipe_context.Context.cards", ("a card",))
+        monkeypatch.setattr("llamafactory_chatts.recipe.context.Context.cards", ("a card",))
         monkeypatch.setenv("NPROC_PER_NODE", "2")
-        monkeypatch.setattr("llamafactory_chatts.diagnose.recipe_context.Context.processes", 2)
+        monkeypatch.setattr("llamafactory_chatts.recipe.context.Context.processes", 2)
         found = [item for item in check_recipe(read_recipe(path), at_start) if "in host memory" in item.what]
         assert all(item.level == level for item in found)
         return [str(item.what) + str(item.fix) for item in found]
@@ -82,6 +82,6 @@ def test_what_is_free_now_is_an_estimate(found, at_start):
 
 
 def test_the_rule_is_part_of_the_check():
-    from llamafactory_chatts.diagnose.recipe_checks import RULES
+    from llamafactory_chatts.recipe.rules import RULES
 
     assert checks.offloaded_weights in [rule.find for rule in RULES]

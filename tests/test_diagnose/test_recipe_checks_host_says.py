@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from llamafactory_chatts.core import gpus
-from llamafactory_chatts.diagnose.recipe_checks import check_recipe
-from llamafactory_chatts.diagnose.recipe_reading import Recipe
+from llamafactory_chatts.recipe.machine import gpus
+from llamafactory_chatts.recipe.reading import Recipe
+from llamafactory_chatts.recipe.rules import check_recipe
 
 
 HOST = Path(importlib.util.find_spec("llamafactory").submodule_search_locations[0])

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from llamafactory_chatts.core import gpus
-from llamafactory_chatts.diagnose.recipe_checks import check_recipe
-from llamafactory_chatts.diagnose.recipe_checks_rows import shortest_tokens
-from llamafactory_chatts.diagnose.recipe_reading import Recipe, read_recipe
+from llamafactory_chatts.recipe.inputs.rows import shortest_tokens
+from llamafactory_chatts.recipe.machine import gpus
+from llamafactory_chatts.recipe.reading import Recipe, read_recipe
+from llamafactory_chatts.recipe.rules import check_recipe
 
 
 ROOT = Path(__file__).parents[2]

@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 from llamafactory_chatts.core.errors import ChatTSError
-from llamafactory_chatts.diagnose.checkpoints import RECORD
-from llamafactory_chatts.diagnose.recipe_checks import check_recipe
-from llamafactory_chatts.diagnose.recipe_reading import Recipe
+from llamafactory_chatts.recipe.checkpoints import RECORD
+from llamafactory_chatts.recipe.reading import Recipe
+from llamafactory_chatts.recipe.rules import check_recipe
 
 
 TRAINED = {
@@ -39,7 +39,7 @@ def saved(tiny_base, tmp_path_factory):
     """The folder of a run with checkpoints after steps 1 and 2, and its recipe."""
     from llamafactory.train.tuner import run_exp
 
-    from llamafactory_chatts.data.demo import generate
+    from llamafactory_chatts.data.synthesize.demo import generate
 
     folder = tmp_path_factory.mktemp("saved")
     rows = generate(6, seed=0, min_points=32, max_points=64)

@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from llamafactory_chatts.core.base_record import RECORD, lineage, write_record
-from llamafactory_chatts.diagnose.recipe_checks import check_recipe
-from llamafactory_chatts.diagnose.recipe_reading import Recipe
+from llamafactory_chatts.recipe.reading import Recipe
+from llamafactory_chatts.recipe.rules import check_recipe
 
 
 PAIRS = {"prompt": "input", "chosen": "output", "rejected": "bad", "timeseries": "timeseries"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llamafactory_chatts.diagnose.log_reading import diagnose_log
+from llamafactory_chatts.diagnose.log.diagnose import diagnose_log
 
 
 OWN = '  File "/home/user/proj/load.py", line 12, in read_rows\n    x = y\n'

@@ -8,13 +8,13 @@ import pytest
 from host_steps import load_all
 
 from llamafactory_chatts.core.memory import GIB
-from llamafactory_chatts.plan.activations import SLICE, Pass
-from llamafactory_chatts.plan.base_model import PUBLISHED, TS_DEFAULTS, read_base
-from llamafactory_chatts.plan.gpu_memory import PARTS, estimate_gpu
-from llamafactory_chatts.plan.machine import Machine, find_card
-from llamafactory_chatts.plan.recipe import DEFAULTS, Recipe
+from llamafactory_chatts.plan.memory.activations import SLICE, Pass
+from llamafactory_chatts.plan.memory.base_model import PUBLISHED, TS_DEFAULTS, read_base
+from llamafactory_chatts.plan.memory.gpu_memory import PARTS, estimate_gpu
+from llamafactory_chatts.plan.memory.trained import count_trained
 from llamafactory_chatts.plan.strategy import Strategy
-from llamafactory_chatts.plan.trained import count_trained
+from llamafactory_chatts.recipe.machine.planned import Machine, find_card
+from llamafactory_chatts.recipe.settings import DEFAULTS, Recipe
 
 
 LIGER, QLORA = {"enable_liger_kernel": True}, {"quantization_bit": 4}

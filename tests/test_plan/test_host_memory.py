@@ -13,13 +13,13 @@ from shell_runs import free_port
 from test_training_cli import BIN, environment
 
 from llamafactory_chatts.core.memory import GIB
-from llamafactory_chatts.data.demo import corpus, generate
-from llamafactory_chatts.plan.activations import Pass
-from llamafactory_chatts.plan.base_model import read_base
-from llamafactory_chatts.plan.host_memory import WORKERS, estimate_host
-from llamafactory_chatts.plan.machine import Machine, find_card
-from llamafactory_chatts.plan.recipe import Recipe, read_recipe
+from llamafactory_chatts.data.synthesize.demo import corpus, generate
+from llamafactory_chatts.plan.memory.activations import Pass
+from llamafactory_chatts.plan.memory.base_model import read_base
+from llamafactory_chatts.plan.memory.host_memory import WORKERS, estimate_host
 from llamafactory_chatts.plan.strategy import Strategy, read_strategy
+from llamafactory_chatts.recipe.machine.planned import Machine, find_card
+from llamafactory_chatts.recipe.settings import Recipe, read_recipe
 
 
 WORK = Pass(1, 400, 400, 20, 128)
@@ -56,7 +56,7 @@ class TestLaunchers:
         assert two.parts["optimizer"] == pytest.approx(14.88e9 * 16, rel=0.01)
 
     def test_workers_and_checkpoints_on_the_host(self):
-        from llamafactory_chatts.host import dataloading
+        from llamafactory_chatts.host.steps import dataloading
 
         assert WORKERS == dataloading.WORKERS
         assert estimate(dataloader_num_workers=0).total < estimate().total < estimate(dataloader_num_workers=8).total
@@ -76,7 +76,7 @@ with open(os.environ["PEAKS"] + os.environ["RANK"], "w") as file:
 
 def build_base(folder, layers=4, width=2048):
     """Write a random base of about 0.4 GiB with a small tokenizer."""
-    from llamafactory_chatts.model.tiny_base import KINDS, init_tiny
+    from llamafactory_chatts.model.bases.tiny_base import KINDS, init_tiny
 
     init_tiny(folder, [*corpus(60), "<tool_response>"], seed=0)
     (folder / "model.safetensors").unlink()

@@ -8,10 +8,10 @@ import pytest
 from host_steps import load_data
 
 from llamafactory_chatts.core.errors import ChatTSError
-from llamafactory_chatts.plan.estimate import count
+from llamafactory_chatts.plan.memory.estimate import count
 from llamafactory_chatts.plan.prompt_tokens import guess_tokens
-from llamafactory_chatts.plan.recipe import Recipe
 from llamafactory_chatts.plan.training_rows import greedy_knapsack, select_rows
+from llamafactory_chatts.recipe.settings import Recipe
 
 
 TURNS = [

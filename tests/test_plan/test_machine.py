@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from llamafactory_chatts.core import gpus
 from llamafactory_chatts.core.errors import ChatTSError
-from llamafactory_chatts.plan import machine
-from llamafactory_chatts.plan.machine import choose_machine, known_cards, parse_gpu
+from llamafactory_chatts.recipe.machine import gpus
+from llamafactory_chatts.recipe.machine import planned as machine
+from llamafactory_chatts.recipe.machine.planned import choose_machine, known_cards, parse_gpu
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from llamafactory_chatts.core.errors import ChatTSError
-from llamafactory_chatts.plan.recipe import Recipe, parse_overrides, read_recipe
-from llamafactory_chatts.plan.recipe_edit import edit_text, write_recipe
+from llamafactory_chatts.recipe.edit import edit_text, write_recipe
+from llamafactory_chatts.recipe.settings import Recipe, parse_overrides, read_recipe
 
 
 TEXT = """# a header that stays

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from llamafactory_chatts.core.errors import ChatTSError
-from llamafactory_chatts.plan.base_model import read_base
-from llamafactory_chatts.plan.machine import Machine, find_card
-from llamafactory_chatts.plan.recipe import Recipe
+from llamafactory_chatts.plan.memory.base_model import read_base
 from llamafactory_chatts.plan.report import duration
 from llamafactory_chatts.plan.run_time import estimate_time, read_speed
 from llamafactory_chatts.plan.steps import count_steps
+from llamafactory_chatts.recipe.machine.planned import Machine, find_card
+from llamafactory_chatts.recipe.settings import Recipe
 
 
 LIGER, QLORA, FREE = {"enable_liger_kernel": True}, {"quantization_bit": 4}, {"disable_gradient_checkpointing": True}

@@ -10,13 +10,13 @@ import pytest
 
 from llamafactory_chatts.core.errors import ChatTSError
 from llamafactory_chatts.core.memory import GIB
-from llamafactory_chatts.plan.activations import Pass
-from llamafactory_chatts.plan.base_model import PUBLISHED, read_base
-from llamafactory_chatts.plan.gpu_memory import estimate_gpu
-from llamafactory_chatts.plan.host_memory import estimate_host
-from llamafactory_chatts.plan.machine import Machine, find_card
-from llamafactory_chatts.plan.recipe import Recipe, read_recipe
+from llamafactory_chatts.plan.memory.activations import Pass
+from llamafactory_chatts.plan.memory.base_model import PUBLISHED, read_base
+from llamafactory_chatts.plan.memory.gpu_memory import estimate_gpu
+from llamafactory_chatts.plan.memory.host_memory import estimate_host
 from llamafactory_chatts.plan.strategy import read_accelerate, read_strategy
+from llamafactory_chatts.recipe.machine.planned import Machine, find_card
+from llamafactory_chatts.recipe.settings import Recipe, read_recipe
 
 
 ROOT = Path(__file__).parent.parent.parent

@@ -14,11 +14,11 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from transformers import Trainer
 
 from llamafactory_chatts.core.errors import ChatTSError
-from llamafactory_chatts.data.demo import generate
-from llamafactory_chatts.plan.estimate import count
-from llamafactory_chatts.plan.recipe import Recipe
+from llamafactory_chatts.data.synthesize.demo import generate
+from llamafactory_chatts.plan.memory.estimate import count
 from llamafactory_chatts.plan.steps import count_steps, plan_steps
 from llamafactory_chatts.plan.training_rows import select_rows
+from llamafactory_chatts.recipe.settings import Recipe
 
 
 def trainer_steps(rows, batch, accumulation, world, epochs, max_steps, drop_last):

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from llamafactory_chatts.cli import main
-from llamafactory_chatts.plan import base_model
-from llamafactory_chatts.plan.recipe import read_recipe
+from llamafactory_chatts.plan.memory import base_model
+from llamafactory_chatts.recipe.settings import read_recipe
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ class TestTheMistakesThatDoctorFinds:
         assert "PPO is not supported" in printed.out and "ppo is not planned for" in printed.err
 
     def test_of_this_machine_do_not_count_for_another(self, make, capsys, monkeypatch):
-        from llamafactory_chatts.diagnose import recipe_checks_launch
+        from llamafactory_chatts.recipe.launch import packages as recipe_checks_launch
 
         monkeypatch.delenv("HF_HUB_OFFLINE")
         monkeypatch.setattr(recipe_checks_launch, "is_installed", lambda package: package != "bitsandbytes")

@@ -3,7 +3,7 @@
 import pytest
 
 from llamafactory_chatts import cli
-from llamafactory_chatts.verbs import plan
+from llamafactory_chatts.commands import plan
 
 
 @pytest.mark.parametrize(

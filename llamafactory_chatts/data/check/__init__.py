@@ -1,0 +1,1 @@
+"""A dataset -> findings, a preview and a page."""

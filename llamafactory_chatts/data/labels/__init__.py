@@ -1,0 +1,1 @@
+"""Label files in the forms people have, and the series that a label means."""

@@ -1,0 +1,1 @@
+"""Label files and folders of series -> a dataset, with rejects and provenance."""

@@ -1,0 +1,1 @@
+"""An installation and its machine -> what is wrong with them."""

@@ -1,0 +1,176 @@
+"""Questions to torch and its companions, asked in processes of their own: a broken build cannot take doctor down.
+
+Each probe is a small program that prints one JSON line per answer, ``[name, value]``, as soon as it knows it. What it
+printed before a crash is kept; how it ended is the answer ``end``.
+"""
+
+import functools
+import importlib.metadata
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+FAMILY = ("torch", "torchvision", "torchaudio")
+
+SECONDS = 180.0
+"""A first import of torch from a slow disk takes more than a minute."""
+
+_SAY = """
+import json, sys
+def say(name, value):
+    sys.stdout.write(json.dumps([name, value]) + chr(10)); sys.stdout.flush()
+def load(name):
+    try:
+        return __import__(name)
+    except BaseException as error:
+        say(name, {"error": f"{type(error).__name__}: {error}"[:400]})
+"""
+
+TORCH = (
+    _SAY
+    + """
+torch = load("torch")
+if torch is not None:
+    import warnings
+    heard = []
+    warnings.showwarning = lambda message, *rest, **more: heard.append(str(message)[:300])
+    found = {"version": torch.__version__, "cuda": torch.version.cuda, "hip": getattr(torch.version, "hip", None)}
+    try:
+        found["available"] = torch.cuda.is_available()
+        found["count"] = torch.cuda.device_count() if found["available"] else 0
+        found["archs"] = torch.cuda.get_arch_list() if found["cuda"] else []
+    except Exception as error:
+        found["available"], heard = False, heard + [str(error)[:300]]
+    found["said"] = heard
+    say("torch", found)
+    for name in sys.argv[1:]:
+        module = load(name)
+        if module is not None:
+            say(name, {"version": getattr(module, "__version__", "")})
+"""
+)
+
+QUANTISE = (
+    _SAY
+    + """
+torch = load("torch")
+bnb = load("bitsandbytes") if torch is not None else None
+if bnb is not None:
+    try:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        weight = torch.randn(256, 256, generator=torch.Generator().manual_seed(0)).to(device)
+        from bitsandbytes import functional as F
+        packed, state = F.quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
+        back = F.dequantize_4bit(packed, state)
+        layer = bnb.nn.Linear4bit(256, 256, bias=False, compute_dtype=torch.float32, quant_type="nf4")
+        layer.weight = bnb.nn.Params4bit(weight.cpu().clone(), requires_grad=False, quant_type="nf4")
+        layer = layer.to(device)
+        rows = torch.eye(256, device=device)
+        through = layer(rows).T.float()
+        say("bitsandbytes", {
+            "version": bnb.__version__, "device": device, "bytes": packed.numel() * packed.element_size(),
+            "error_quantised": float((back.float() - weight).abs().mean()),
+            "error_layer": float((through - weight).abs().mean()),
+        })
+    except BaseException as error:
+        say("bitsandbytes", {"error": f"{type(error).__name__}: {error}"[:400]})
+"""
+)
+
+
+def ask(program: str, *args: str, seconds: float = SECONDS) -> dict[str, Any]:
+    """Run a probe with this interpreter.
+
+    Returns:
+        name -> answer; a package that cannot be imported has ``{"error": ...}``. ``end`` is "" or how the process
+        ended, with the last line it wrote to stderr.
+    """
+    return answers(start(program, *args), seconds)
+
+
+def start(program: str, *args: str) -> subprocess.Popen:
+    """Start a probe without waiting for it."""
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *args],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env=environment,
+    )
+
+
+def answers(process: subprocess.Popen, seconds: float = SECONDS) -> dict[str, Any]:
+    """Wait for a started probe and return its answers, see :func:`ask`."""
+    try:
+        out, err = process.communicate(timeout=seconds)
+        end = ""
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        end = f"no answer in {seconds:g} s"
+
+    found: dict[str, Any] = {}
+    for line in out.splitlines():
+        try:
+            name, value = json.loads(line)
+        except ValueError:
+            continue
+        found[str(name)] = value
+
+    if not end and process.returncode:
+        last = err.strip().splitlines()[-1][:300] if err.strip() else ""
+        code = process.returncode
+        how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        end = f"{how}{f' ({last})' if last else ''}"
+
+    return {**found, "end": end}
+
+
+def version_of(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@dataclass
+class Machine:
+    """What the checks share: answers of torch and bitsandbytes, asked at once in processes of their own.
+
+    Attributes:
+        output: folder that results would go to.
+    """
+
+    output: Path = field(default_factory=Path.cwd)
+
+    def ask_ahead(self) -> None:
+        """Start the probes; the checks wait for them where they need them."""
+        _ = self._torch_probe, self._quantise_probe
+
+    @functools.cached_property
+    def _torch_probe(self) -> subprocess.Popen:
+        companions = {**{name: name for name in FAMILY[1:]}, "flash-attn": "flash_attn", "deepspeed": "deepspeed"}
+        return start(TORCH, *(module for name, module in companions.items() if version_of(name)))
+
+    @functools.cached_property
+    def _quantise_probe(self) -> subprocess.Popen:
+        return start(QUANTISE)
+
+    @functools.cached_property
+    def torch(self) -> dict[str, Any]:
+        """Answers of :data:`TORCH`."""
+        return answers(self._torch_probe)
+
+    @functools.cached_property
+    def quantise(self) -> dict[str, Any]:
+        """Answers of :data:`QUANTISE`."""
+        return answers(self._quantise_probe)

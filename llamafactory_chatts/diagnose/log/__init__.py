@@ -1,0 +1,1 @@
+"""The log of a failed run -> cause and fix."""

@@ -1,0 +1,1 @@
+"""Answers: chat, API, and generation while a training evaluates."""

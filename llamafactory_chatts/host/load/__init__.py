@@ -1,0 +1,1 @@
+"""Model and adapters: loaded, recognised, tuned, saved, exported."""

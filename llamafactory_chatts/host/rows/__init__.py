@@ -1,0 +1,1 @@
+"""Dataset files -> rows -> tokens, and the batch that the model gets."""

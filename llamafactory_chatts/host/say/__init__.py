@@ -1,0 +1,1 @@
+"""What a run says: progress, and what to change when memory runs out."""

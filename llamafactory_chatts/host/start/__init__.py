@@ -1,0 +1,1 @@
+"""Before anything is loaded: arguments, other engines, the recipe's mistakes, registries."""

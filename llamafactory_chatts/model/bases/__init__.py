@@ -1,0 +1,1 @@
+"""New bases: random ones, and ChatTS bases made from a Qwen folder."""

@@ -1,0 +1,1 @@
+"""A folder -> a model, tensor by tensor, and what stands in for parts of it to save memory."""

@@ -1,0 +1,1 @@
+"""Rules about how a run is started: engine, DeepSpeed, packages, cards, memory."""

@@ -1,0 +1,1 @@
+"""The machine: cards, memory and processors, also inside a control group; locks of builds."""

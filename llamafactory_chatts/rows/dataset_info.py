@@ -1,0 +1,121 @@
+"""LLaMA-Factory's dataset_info.json: the entries shipped here, and what is wrong with an entry."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..core.atomic import write_text
+from ..core.errors import ChatTSError, Problem, shorten
+from ..core.locking import locked
+from . import info_text
+from .entries import find_mistakes, local_file, read_entries
+
+
+def read(path: str | os.PathLike) -> dict[str, Any]:
+    """Return the content of a dataset_info.json.
+
+    Raises:
+        ChatTSError: it is missing or not a JSON object.
+    """
+    if not os.path.exists(path):
+        fix = "Name its folder with --dir, or run dataset-info generate"
+        raise ChatTSError("the file is missing", where=str(path), fix=fix)
+
+    return read_entries(path)[1]
+
+
+def write(path: str | os.PathLike, entries: dict[str, Any], *, replace: bool = True) -> dict[str, Any]:
+    """Add or replace entries in a dataset_info.json, atomically; all others stay as they are, to the byte.
+
+    Several processes may write at the same time: none loses the entry of another.
+
+    Args:
+        replace: when False, an entry that is there already is an error.
+
+    Returns:
+        the new content.
+
+    Raises:
+        ChatTSError: the file that is there is no JSON object, it cannot be written, or another process holds it.
+    """
+    target = os.path.realpath(path)  # a link stays a link
+    with locked(target):
+        text = read_entries(path)[0] if os.path.exists(target) else "{}\n"
+        content = json.loads(text)
+        there = [name for name in entries if name in content]
+        if there and not replace:
+            raise ChatTSError("the name is taken", where=f"{path}: {there[0]}", fix="Take another, or add --replace")
+
+        for name, entry in entries.items():
+            if name not in content or content[name] != entry:
+                text = info_text.put(text, name, entry)
+
+        write_text(target, text)
+
+    return json.loads(text)
+
+
+def remove(path: str | os.PathLike, name: str) -> dict[str, Any]:
+    """Remove an entry, as carefully as :func:`write` adds one; its data file stays. Returns the new content.
+
+    Raises:
+        ChatTSError: there is no such entry, or the file cannot be read or written.
+    """
+    target = os.path.realpath(path)
+    if not os.path.exists(target):
+        read(path)  # says what is wrong
+
+    with locked(target):
+        text, content = read_entries(path)
+        if name not in content:
+            names = ", ".join(map(shorten, content)) or "none"
+            raise ChatTSError("there is no such entry", where=f"{path}: {name}", fix=f"Entries: {names}")
+
+        text = info_text.remove(text, name)
+        write_text(target, text)
+
+    return json.loads(text)
+
+
+def find_problems(path: str | os.PathLike, content: dict[str, Any] | None = None) -> Iterator[Problem]:
+    """Yield what is wrong with a dataset_info.json, each with file and key.
+
+    Entries are held against the schema, and their local files must exist.
+
+    Args:
+        path: the file.
+        content: what to take for its content; None for what it holds.
+
+    Raises:
+        ChatTSError: the file cannot be read at all.
+    """
+    content = read(path) if content is None else content
+    yield from find_mistakes(content, path)
+    for name, entry in content.items():
+        file = local_file(entry, Path(path).parent) if isinstance(entry, dict) else None
+        if file is not None and not file.exists():
+            where = f"{path}: {name}.file_name"
+            yield Problem(where, f"{file} does not exist", "Correct the name or put the file there")
+
+
+def validate(path: str | os.PathLike) -> int:
+    """Check a dataset_info.json; see :func:`find_problems`.
+
+    Returns:
+        the number of entries.
+
+    Raises:
+        ChatTSError: one or more mistakes, all of them named.
+    """
+    problems = list(find_problems(path))
+    if len(problems) == 1:
+        raise ChatTSError(problems[0].what, problems[0].where, problems[0].fix)
+
+    if problems:
+        lines = [str(ChatTSError(item.what, item.where, item.fix)) for item in problems]
+        text = "\n  ".join([f"{len(problems)} mistakes", *lines])
+        raise ChatTSError(text.removesuffix("."), where=str(path))
+
+    return len(read(path))
