@@ -43,7 +43,7 @@ demo: setup
 
 test: export OMP_NUM_THREADS = 1
 test: setup
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 quick: setup
 	$(BIN)/python -m pytest -q -m "not slow and not gpu"

@@ -5,9 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
-from shell_runs import free_port
 from test_training_cli import BIN, TEXT_ONLY, cli, data_dir, losses, rows, settings  # noqa: F401
-from test_training_launchers import launch, zero
+from test_training_launchers import zero
 
 from llamafactory_chatts.data.synthesize.demo import generate
 
@@ -114,6 +113,5 @@ def test_two_processes_of_deepspeed_zero3(tiny_base, data_dir, tmp_path):  # noq
         recipe = settings(
             tiny_base, data_dir, folder / "out", deepspeed=str(config), **shape(1, 4, max_steps=4, **changes), **common
         )
-        flags = ["--num_accelerators", "2", "--no_local_rank", "--master_port", free_port()]
-        launch([BIN / "deepspeed", *flags], recipe, folder, DS_ACCELERATOR="cpu")
+        cli("train", recipe, folder, processes=2, DS_ACCELERATOR="cpu")
         assert losses(folder / "out") == pytest.approx(expected, abs=1e-4), name
