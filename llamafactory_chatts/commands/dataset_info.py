@@ -28,7 +28,7 @@ from ..core.contract import COLUMN
 from ..core.errors import ChatTSError
 from ..data.synthesize import demo
 from ..rows import dataset_info
-from ..rows.entries import ELSEWHERE
+from ..rows.entries import ELSEWHERE, FILE
 from ..rows.reading import SUFFIXES, read_rows
 
 
@@ -170,7 +170,7 @@ def _add(args: argparse.Namespace, path: Path) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Do it and print the result."""
-    path = Path(args.dir, dataset_info.FILE)
+    path = Path(args.dir, FILE)
     if (args.action in ("add", "remove") and not args.name) or (args.action == "add" and not args.file):
         raise ChatTSError(
             f"{args.action} needs {'a name and a file' if args.action == 'add' else 'a name'}",

@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 
 from llamafactory_chatts.core.errors import ChatTSError
 from llamafactory_chatts.data.synthesize import demo
-from llamafactory_chatts.rows import dataset_info
+from llamafactory_chatts.rows import dataset_info, entries
 
 
 SHIPPED = Path(__file__).parents[2] / "dataset_info"
@@ -39,7 +39,7 @@ GOOD = {
 
 
 def write(folder, content):
-    path = folder / dataset_info.FILE
+    path = folder / entries.FILE
     path.write_text(json.dumps(content), encoding="utf-8")
     (folder / "data.json").write_text("[]")
     return path
@@ -48,16 +48,16 @@ def write(folder, content):
 def test_shipped_files_are_the_generated_ones(tmp_path):
     missing = demo.write_entries(tmp_path)
     assert missing == ["chatts_demo.jsonl", "chatts_demo_eval.jsonl"]
-    for name in (dataset_info.FILE, dataset_info.SCHEMA_FILE):
+    for name in (entries.FILE, entries.SCHEMA_FILE):
         assert (SHIPPED / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
 def test_shipped_file_has_nothing_wrong():
-    assert dataset_info.validate(SHIPPED / dataset_info.FILE) == len(demo.shipped_entries()) == 2
+    assert dataset_info.validate(SHIPPED / entries.FILE) == len(demo.shipped_entries()) == 2
 
 
 def test_the_schema_is_a_schema():
-    Draft202012Validator.check_schema(json.loads(dataset_info.schema_text()))
+    Draft202012Validator.check_schema(json.loads(entries.schema_text()))
 
 
 def test_good_entries_of_every_kind_pass(tmp_path):
@@ -141,7 +141,7 @@ def test_all_mistakes_are_reported_at_once(tmp_path):
     ("text", "message"), [("{", "not readable as JSON"), ("[]", "not a JSON object"), (None, "the file is missing")]
 )
 def test_files_that_cannot_be_read(tmp_path, text, message):
-    path = tmp_path / dataset_info.FILE
+    path = tmp_path / entries.FILE
     if text is not None:
         path.write_text(text)
 
@@ -151,7 +151,7 @@ def test_files_that_cannot_be_read(tmp_path, text, message):
 
 def test_other_entries_and_a_broken_file_stay_untouched(tmp_path):
     mine = {"zebra": {"note": "斑马"}, "chatts_demo": {"file_name": "old"}, "ant": {"x": [1, None]}}
-    path = tmp_path / dataset_info.FILE
+    path = tmp_path / entries.FILE
     path.write_text(json.dumps(mine, ensure_ascii=False), encoding="utf-8")
     demo.write_entries(tmp_path)
     new = json.loads(path.read_text(encoding="utf-8"))
@@ -192,7 +192,7 @@ def test_the_schema_knows_every_key_that_llamafactory_reads():
         and isinstance(node.value, str)
         and (node.value.endswith("_url") or node.value.endswith("file_name"))
     }
-    schema = json.loads(dataset_info.schema_text())["$defs"]
+    schema = json.loads(entries.schema_text())["$defs"]
     assert schema["columns"]["properties"].keys() == lists["column_names"] | {"timeseries"}
     assert schema["tags"]["properties"].keys() == lists["tag_names"]
     assert schema["entry"]["properties"].keys() == top | urls | {"columns", "tags"}

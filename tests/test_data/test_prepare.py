@@ -144,7 +144,7 @@ class TestPlants:
 class TestInterrupted:
     SCRIPT = """
 import sys
-from llamafactory_chatts.data import prepare, writers
+from llamafactory_chatts.data.prepare import run as prepare, writers
 writers.CHECKPOINT_SECONDS = 0
 if __name__ == "__main__":
     commit, count = prepare._Run.commit, 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...core.errors import ChatTSError
 from ...rows import dataset_info as info
-from ...rows.entries import ELSEWHERE
+from ...rows.entries import ELSEWHERE, FILE
 from ...rows.layout import Layout
 from ...rows.reading import SUFFIXES
 
@@ -101,7 +101,7 @@ def _is_entry(name: str, info_file: Path) -> bool:
 
 def _info_file(given: str | os.PathLike | None) -> Path:
     path = Path(given if given is not None else "dataset_info")
-    return path if path.suffix == ".json" else path / info.FILE
+    return path if path.suffix == ".json" else path / FILE
 
 
 def _files(path: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
@@ -143,7 +143,7 @@ def _of_file(path: Path, info_file: Path) -> Part | None:
     if not path.exists():
         return None
 
-    for file in (path.parent / info.FILE, info_file):
+    for file in (path.parent / FILE, info_file):
         if not file.is_file():
             continue
 
