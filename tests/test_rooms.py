@@ -1,6 +1,7 @@
 """The arrows between the rooms, read from the imports. See ``docs/architecture.md``."""
 
 import ast
+import graphlib
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import llamafactory_chatts
 PACKAGE = Path(llamafactory_chatts.__file__).parent
 NAME = PACKAGE.name
 LINES = 320
+MOST_FILES = 14
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 ALLOWED = {
     "core": {"core"},
@@ -119,6 +121,26 @@ class TestArrows:
 
     def test_no_file_is_called_utils(self, file):
         assert "util" not in Path(file).stem and "helper" not in Path(file).stem
+
+
+def test_no_package_has_many_files():
+    beside = {}
+    for file in FILES:
+        beside.setdefault(str(Path(file).parent), []).append(file)
+
+    assert not {package: len(files) for package, files in beside.items() if len(files) > MOST_FILES}
+
+
+def test_no_file_imports_one_that_imports_it():
+    """Nor over others: every file can be imported after those that it names."""
+    names = {".".join([NAME, *Path(file).with_suffix("").parts]).removesuffix(".__init__"): file for file in FILES}
+    graph = {
+        name: {found for found in imports(file) if found in names and found != name} for name, file in names.items()
+    }
+    for name, found in graph.items():  # `from .package import module` names both: the module is what is meant
+        graph[name] = {one for one in found if not any(other.startswith(one + ".") for other in found)}
+
+    tuple(graphlib.TopologicalSorter(graph).static_order())
 
 
 def loaded_by(statement, *names):

@@ -89,9 +89,9 @@ def _plan(args: argparse.Namespace, mistakes: list[Any], elsewhere: bool) -> int
     from ..plan.run_time import read_speed
     from ..plan.strategy import read_accelerate
     from ..recipe.machine.planned import choose_machine
-    from ..recipe.settings import parse_overrides, read_recipe
+    from ..recipe.reading import read_recipe
 
-    recipe = read_recipe(args.recipe, args.settings)
+    recipe = read_recipe(args.recipe, args.settings).typed()
     machine = choose_machine(args.gpu, args.vram, args.ram, args.nodes)
     if args.accelerate is not None:
         fsdp, count_of_file, nodes = read_accelerate(args.accelerate)
@@ -110,7 +110,7 @@ def _plan(args: argparse.Namespace, mistakes: list[Any], elsewhere: bool) -> int
         changes, after = _rebalance(plan, args.rebalance, args.json)
 
     if args.fix is not None:
-        changes, after = _fix(after or plan, changes, parse_overrides(args.settings), args)
+        changes, after = _fix(after or plan, changes, args)
         mistakes = _mistakes(args.fix, [], elsewhere)
 
     if args.json:
@@ -158,18 +158,18 @@ def _rebalance(plan: Any, factor: float, quiet: bool) -> tuple[dict[str, Any], A
     return changes, after
 
 
-def _fix(plan: Any, changes: dict[str, Any], overrides: dict[str, Any], args: argparse.Namespace) -> tuple[dict, Any]:
+def _fix(plan: Any, changes: dict[str, Any], args: argparse.Namespace) -> tuple[dict, Any]:
     """Write a recipe that fits; return its changes and plan."""
     from ..core.memory import GIB
     from ..plan.memory.fit import find_fit
     from ..recipe.edit import write_recipe
-    from ..recipe.settings import read_recipe
+    from ..recipe.reading import read_recipe
 
     fit = find_fit(plan)
     changes = {**changes, **fit.changes}
-    original = read_recipe(args.recipe)
+    original = read_recipe(args.recipe, args.settings)
     try:
-        written = write_recipe(original, changes, overrides, args.fix)
+        written = write_recipe(original, changes, args.fix)
     except OSError as error:
         raise ChatTSError(str(error), where=f"--fix {args.fix}", fix="Name a file in a folder of yours") from None
 

@@ -194,7 +194,7 @@ def _run(plan: Plan) -> Iterator[Advice]:
         text = f"{steps.total} optimizer steps are few: smaller batches or more rows give more"
         yield Advice("note", "run", text)
 
-    if steps.by_max_steps and "num_train_epochs" in recipe.given:
+    if steps.by_max_steps and "num_train_epochs" in recipe.values:
         yield Advice("note", "run", f"max_steps wins: {steps.epochs:.2f} epochs, num_train_epochs is ignored")
 
     if recipe["save_strategy"] == "steps" and recipe["save_steps"] >= steps.total:

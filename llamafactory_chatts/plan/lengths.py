@@ -13,7 +13,7 @@ from ..core.errors import ChatTSError
 from ..core.placeholders import check_placeholders
 from ..core.series import as_series, encode, num_patches
 from ..files.series_files import inside, read_series_file
-from ..recipe.settings import Recipe
+from ..recipe.reading import Recipe
 from ..rows.layout import Conversation, Layout
 from ..rows.reading import SUFFIXES, UnreadableRow, read_rows
 from .prompt_tokens import Counter, system_text, turn_text

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..core.contract import DEFAULT_SYSTEM, TS_START
 from ..core.errors import ChatTSError
-from ..recipe.settings import Recipe
+from ..recipe.reading import Recipe
 
 
 USER = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"

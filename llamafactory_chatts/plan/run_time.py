@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..core.errors import ChatTSError
 from ..recipe.machine.planned import Machine
-from ..recipe.settings import Recipe
+from ..recipe.reading import Recipe
 from .memory.base_model import BaseModel
 from .memory.trained import count_trained
 from .steps import Steps

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from ..core.errors import ChatTSError
-from ..recipe.settings import Recipe
+from ..recipe.reading import Recipe
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from ..core.errors import ChatTSError
-from ..recipe.settings import Recipe
+from ..recipe.reading import Recipe
 
 
 @dataclass(frozen=True)

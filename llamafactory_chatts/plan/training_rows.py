@@ -10,7 +10,7 @@ import numpy as np
 
 from ..core.contract import MAX_OVERLONG_SHARE
 from ..core.errors import ChatTSError
-from ..recipe.settings import Recipe
+from ..recipe.reading import Recipe
 from .lengths import Lengths
 
 

@@ -48,9 +48,7 @@ class Context:
 
     def words(self, key: str) -> list[str]:
         """Return the items of a list or of text with commas."""
-        value = self.get(key, [])
-        items = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
-        return [str(item).strip() for item in items if str(item).strip()]
+        return self.recipe.names(key)
 
     @functools.cached_property
     def trains(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from ..core.errors import ChatTSError
-from .settings import Recipe
+from .reading import Recipe
 
 
 BESIDE = {
@@ -81,13 +81,12 @@ def _changed(line: str, written: str) -> str:
     return f"{found['key']}{colon}{written}  {comment}"
 
 
-def write_recipe(recipe: Recipe, changes: Mapping[str, Any], overrides: Mapping[str, Any], out: str | Path) -> Path:
+def write_recipe(recipe: Recipe, changes: Mapping[str, Any], out: str | Path) -> Path:
     """Write a recipe with the command line's settings and a plan's changes in it.
 
     Args:
-        recipe: as it was read.
+        recipe: as it was read, with the settings of the command line.
         changes: of the plan; they win.
-        overrides: ``key=value`` words behind the recipe.
         out: new file.
 
     Raises:
@@ -97,7 +96,8 @@ def write_recipe(recipe: Recipe, changes: Mapping[str, Any], overrides: Mapping[
     if out.exists():
         raise ChatTSError("the file is there already", where=f"--fix {out}", fix="Name a new file, or remove this one")
 
-    wanted = {**overrides, **changes}
+    named = {word.partition(".")[0] for word in recipe.overridden}
+    wanted = {**{key: recipe.values[key] for key in recipe.values if key in named}, **changes}
     text = recipe.path.read_text(encoding="utf-8")
     if recipe.path.suffix == ".json":
         text = json.dumps({**json.loads(text), **wanted}, indent=2, ensure_ascii=False) + "\n"

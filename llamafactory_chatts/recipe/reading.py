@@ -1,12 +1,14 @@
 """A recipe as ``llamafactory-cli`` reads it, with the line of each key."""
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import ChatTSError, shorten
 from ..files.text_files import read_text
+from .settings import DEFAULTS, typed
 
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -33,6 +35,28 @@ class Recipe:
     def get(self, key: str, default: Any = None) -> Any:
         return self.values.get(key, default)
 
+    def __getitem__(self, key: str) -> Any:
+        """Return a key's value, or what the host takes where it is not set (keys of :data:`settings.DEFAULTS`)."""
+        return self.values.get(key, DEFAULTS[key])
+
+    def typed(self) -> "Recipe":
+        """Return the recipe with the values of the keys that a plan looks at as the host would hold them.
+
+        Raises:
+            ChatTSError: one of them is of another kind, or none of the choices.
+        """
+        return self.changed({key: typed(key, value, f"{self.path}: {key}") for key, value in self.values.items()})
+
+    def changed(self, changes: Mapping[str, Any]) -> "Recipe":
+        """Return the recipe with other values."""
+        return replace(self, values={**self.values, **changes})
+
+    def names(self, key: str) -> list[str]:
+        """Return a value that holds names, written as a list or with commas between them."""
+        value = self.values.get(key, DEFAULTS.get(key))
+        items = [] if value is None else value if isinstance(value, (list, tuple)) else str(value).split(",")
+        return [str(item).strip() for item in items if str(item).strip()]
+
     def where(self, key: str) -> str:
         """Return ``file:line`` of a key; the file alone, or the command line, where it has no line."""
         if key in self.overridden or self.as_flags:
@@ -42,6 +66,33 @@ class Recipe:
             return ""
 
         return f"{self.path}:{self.lines[key]}" if key in self.lines else str(self.path)
+
+    @property
+    def packing(self) -> bool:
+        """Whether rows are packed; on by default in stage ``pt``."""
+        own = self["packing"]
+        return bool(self["neat_packing"] or (self["stage"] == "pt" if own is None else own))
+
+    @property
+    def limit(self) -> int:
+        """Tokens that a row may have: ``cutoff_len``, one less where the host takes it off for packing."""
+        return self["cutoff_len"] - int(bool(self["packing"] or self["neat_packing"]))
+
+    @property
+    def adapter(self) -> bool:
+        return self["finetuning_type"] in ("lora", "oft")
+
+    @property
+    def encoder_mode(self) -> str:
+        """How the series encoder is tuned: ``lora``, ``full`` or ``freeze``; the rules of the host room."""
+        if not self["train_timeseries_modules"]:
+            return "freeze"
+
+        if not self.adapter:
+            return "full"
+
+        default = "full" if "ts_encoder" in self.names("additional_target") else "lora"
+        return self["timeseries_tuning"] or default
 
 
 def read_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:

@@ -1,12 +1,6 @@
-"""A training recipe as LLaMA-Factory reads it: YAML or JSON, ``key=value`` behind it, defaults for the rest."""
+"""The keys that a plan looks at: their values when a recipe does not set them, and their types."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from ..core.errors import ChatTSError, shorten
 
@@ -114,111 +108,12 @@ AT_LEAST_ONE = (
 )
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What a recipe says.
-
-    Attributes:
-        path: of the file.
-        given: keys that the file or the command line sets.
-    """
-
-    path: Path
-    given: Mapping[str, Any] = field(default_factory=dict)
-
-    def __getitem__(self, key: str) -> Any:
-        return self.given.get(key, DEFAULTS[key])
-
-    def changed(self, changes: Mapping[str, Any]) -> "Recipe":
-        """Return the recipe with other values."""
-        return Recipe(self.path, {**self.given, **changes})
-
-    def names(self, key: str) -> list[str]:
-        """Return a value that holds names, written as a list or with commas between them."""
-        value = self[key]
-        if value is None:
-            return []
-
-        items = value if isinstance(value, (list, tuple)) else str(value).split(",")
-        return [str(item).strip() for item in items if str(item).strip()]
-
-    @property
-    def packing(self) -> bool:
-        """Whether rows are packed; on by default in stage ``pt``."""
-        own = self["packing"]
-        return bool(self["neat_packing"] or (self["stage"] == "pt" if own is None else own))
-
-    @property
-    def limit(self) -> int:
-        """Tokens that a row may have: ``cutoff_len``, one less where the host takes it off for packing."""
-        return self["cutoff_len"] - int(bool(self["packing"] or self["neat_packing"]))
-
-    @property
-    def adapter(self) -> bool:
-        return self["finetuning_type"] in ("lora", "oft")
-
-    @property
-    def encoder_mode(self) -> str:
-        """How the series encoder is tuned: ``lora``, ``full`` or ``freeze``; the rules of the host room."""
-        if not self["train_timeseries_modules"]:
-            return "freeze"
-
-        if not self.adapter:
-            return "full"
-
-        default = "full" if "ts_encoder" in self.names("additional_target") else "lora"
-        return self["timeseries_tuning"] or default
-
-
-def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and the ``key=value`` words behind it.
+def typed(key: str, value: Any, where: str) -> Any:
+    """Return a value as the host's parser would hold it (``1e-5`` is text to a YAML reader).
 
     Raises:
-        ChatTSError: no file, no mapping of keys, or a value of the wrong kind.
+        ChatTSError: it is of another kind, or none of the choices.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ChatTSError(
-            f"the recipe cannot be read ({error.strerror})", where=str(path), fix="Name a recipe (.yaml or .json)"
-        ) from None
-
-    try:
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ChatTSError(
-            f"this is no {'JSON' if path.suffix == '.json' else 'YAML'} ({shorten(error)})",
-            where=str(path),
-            fix="Write one `key: value` on each line",
-        ) from None
-
-    if not isinstance(content, dict):
-        raise ChatTSError("the file holds no keys", where=str(path), fix="Write one `key: value` on each line")
-
-    given = {**content, **parse_overrides(overrides)}
-    return Recipe(path, {key: _typed(key, value, path) for key, value in given.items()})
-
-
-def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """Return ``key=value`` words as a dict, values read as YAML.
-
-    Raises:
-        ChatTSError: a word without ``=``.
-    """
-    found = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not key:
-            raise ChatTSError(f"{word!r} is no setting", where="arguments", fix="Write key=value behind the recipe")
-
-        found[key.lstrip("-")] = yaml.safe_load(value)
-
-    return found
-
-
-def _typed(key: str, value: Any, path: Path) -> Any:
-    """Return a value as the host's parser would hold it (``1e-5`` is text to a YAML reader)."""
     if key not in DEFAULTS or value is None:
         return value
 
@@ -247,7 +142,7 @@ def _typed(key: str, value: Any, path: Path) -> Any:
     if wrong is not None:
         raise ChatTSError(
             f"{shorten(written, 40)!r} cannot be used",
-            where=f"{path}: {key}",
+            where=where,
             fix=f"Write {wrong}",
         )
 

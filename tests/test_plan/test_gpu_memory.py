@@ -14,7 +14,8 @@ from llamafactory_chatts.plan.memory.gpu_memory import PARTS, estimate_gpu
 from llamafactory_chatts.plan.memory.trained import count_trained
 from llamafactory_chatts.plan.strategy import Strategy
 from llamafactory_chatts.recipe.machine.planned import Machine, find_card
-from llamafactory_chatts.recipe.settings import DEFAULTS, Recipe
+from llamafactory_chatts.recipe.reading import Recipe
+from llamafactory_chatts.recipe.settings import DEFAULTS
 
 
 LIGER, QLORA = {"enable_liger_kernel": True}, {"quantization_bit": 4}
@@ -61,7 +62,7 @@ MEASURED = [
 
 def recipe_of(base="8B", **settings):
     common = {"model_name_or_path": f"bytedance-research/ChatTS-{base}", "bf16": True, "optim": "adamw_torch_fused"}
-    return Recipe(Path("r.yaml"), {**common, "lora_target": "q_proj,k_proj,v_proj", **settings})
+    return Recipe({**common, "lora_target": "q_proj,k_proj,v_proj", **settings}, Path("r.yaml"))
 
 
 def estimate(recipe, rows=4, tokens=365, card="H200", count=1, strategy=None, several=True):
@@ -180,14 +181,14 @@ class TestCountsOfTheModel:
         for case in cases:
             settings = recipe(**case)
             real = sum(p.numel() for p in load_all(settings).model.parameters() if p.requires_grad)
-            read = Recipe(Path("r.yaml"), settings)
+            read = Recipe(settings, Path("r.yaml"))
             assert count_trained(read, read_base(read)).total == real, case
 
     def test_all_parameters(self, tiny_base, tiny_base_qwen2):
         from llamafactory_chatts.model import from_pretrained
 
         for folder in (tiny_base, tiny_base_qwen2):
-            base = read_base(Recipe(Path("r.yaml"), {"model_name_or_path": str(folder)}))
+            base = read_base(Recipe({"model_name_or_path": str(folder)}, Path("r.yaml")))
             assert base.total == sum(p.numel() for p in from_pretrained(str(folder)).parameters())
             assert base.element == 4
 

@@ -19,14 +19,14 @@ from llamafactory_chatts.plan.memory.base_model import read_base
 from llamafactory_chatts.plan.memory.host_memory import WORKERS, estimate_host
 from llamafactory_chatts.plan.strategy import Strategy, read_strategy
 from llamafactory_chatts.recipe.machine.planned import Machine, find_card
-from llamafactory_chatts.recipe.settings import Recipe, read_recipe
+from llamafactory_chatts.recipe.reading import Recipe, read_recipe
 
 
 WORK = Pass(1, 400, 400, 20, 128)
 
 
 def estimate(count=1, strategy=None, **settings):
-    recipe = Recipe(Path("r.yaml"), {"model_name_or_path": "bytedance-research/ChatTS-14B", "bf16": True, **settings})
+    recipe = Recipe({"model_name_or_path": "bytedance-research/ChatTS-14B", "bf16": True, **settings}, Path("r.yaml"))
     return estimate_host(recipe, read_base(recipe), Machine(find_card("H200"), count), strategy or Strategy(), WORK)
 
 

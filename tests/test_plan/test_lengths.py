@@ -11,7 +11,7 @@ from llamafactory_chatts.core.errors import ChatTSError
 from llamafactory_chatts.plan.memory.estimate import count
 from llamafactory_chatts.plan.prompt_tokens import guess_tokens
 from llamafactory_chatts.plan.training_rows import greedy_knapsack, select_rows
-from llamafactory_chatts.recipe.settings import Recipe
+from llamafactory_chatts.recipe.reading import Recipe
 
 
 TURNS = [
@@ -33,7 +33,7 @@ SHARED = {"formatting": "sharegpt", "columns": {"messages": "conversations", "ti
 
 
 def planned(settings):
-    recipe = Recipe(Path("recipe.yaml"), settings)
+    recipe = Recipe(settings, Path("recipe.yaml"))
     return select_rows(count(recipe).parts, recipe)
 
 

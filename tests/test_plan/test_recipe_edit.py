@@ -7,7 +7,7 @@ import yaml
 
 from llamafactory_chatts.core.errors import ChatTSError
 from llamafactory_chatts.recipe.edit import edit_text, write_recipe
-from llamafactory_chatts.recipe.settings import Recipe, parse_overrides, read_recipe
+from llamafactory_chatts.recipe.reading import Recipe, read_recipe
 
 
 TEXT = """# a header that stays
@@ -62,32 +62,31 @@ class TestWriting:
     def test_the_file_holds_plan_and_command_line(self, tmp_path, name):
         source = tmp_path / name
         source.write_text(TEXT if name.endswith("yaml") else '{"bf16": true, "cutoff_len": 5}')
-        out = write_recipe(
-            read_recipe(source), {"bf16": False}, {"cutoff_len": 9, "dataset": "d"}, tmp_path / f"o{name}"
-        )
+        read = read_recipe(source, ["cutoff_len=9", "dataset=d"])
+        out = write_recipe(read, {"bf16": False}, tmp_path / f"o{name}")
         found = read_recipe(out)
         assert (found["bf16"], found["cutoff_len"], found["dataset"]) == (False, 9, "d")
 
     def test_a_file_that_is_there_is_not_overwritten(self, tmp_path):
         (tmp_path / "r.yaml").write_text(TEXT)
         with pytest.raises(ChatTSError, match="the file is there already"):
-            write_recipe(read_recipe(tmp_path / "r.yaml"), {}, {}, tmp_path / "r.yaml")
+            write_recipe(read_recipe(tmp_path / "r.yaml"), {}, tmp_path / "r.yaml")
 
     def test_a_folder_that_is_not_there(self, tmp_path):
         (tmp_path / "r.yaml").write_text(TEXT)
         with pytest.raises(ChatTSError, match="cannot be written"):
-            write_recipe(read_recipe(tmp_path / "r.yaml"), {}, {}, tmp_path / "none" / "r.yaml")
+            write_recipe(read_recipe(tmp_path / "r.yaml"), {}, tmp_path / "none" / "r.yaml")
 
     def test_a_form_that_cannot_be_edited(self, tmp_path):
         (tmp_path / "r.yaml").write_text("{bf16: true}\n")
         with pytest.raises(ChatTSError, match="cannot be edited|no YAML"):
-            write_recipe(read_recipe(tmp_path / "r.yaml"), {"bf16": False}, {}, tmp_path / "o.yaml")
+            write_recipe(read_recipe(tmp_path / "r.yaml"), {"bf16": False}, tmp_path / "o.yaml")
 
 
 class TestReading:
     def test_numbers_and_booleans_as_the_host_reads_them(self, tmp_path):
         (tmp_path / "r.yaml").write_text("learning_rate: 1e-5\nbf16: 'True'\nmax_steps: '7'\nnum_train_epochs: 2\n")
-        found = read_recipe(tmp_path / "r.yaml", ["cutoff_len=77", "--fp16=false"])
+        found = read_recipe(tmp_path / "r.yaml", ["cutoff_len=77", "fp16=false"]).typed()
         assert (found["learning_rate"], found["bf16"], found["max_steps"]) == (1e-5, True, 7)
         assert (found["num_train_epochs"], found["cutoff_len"], found["fp16"]) == (2.0, 77, False)
 
@@ -99,22 +98,23 @@ class TestReading:
             ("bf16: perhaps", "Write true or false"),
             ("finetuning_type: dora", "Write one of: lora"),
             ("quantization_bit: 5", "Write one of: 4, 8"),
-            ("- a\n- b", "holds no keys"),
-            ("a: [", "this is no YAML"),
+            ("- a\n- b", "is a mapping of keys"),
+            ("a: [", "this is no readable YAML"),
         ],
     )
     def test_values_that_cannot_be_used(self, tmp_path, text, said):
         (tmp_path / "r.yaml").write_text(text)
         with pytest.raises(ChatTSError, match=said):
-            read_recipe(tmp_path / "r.yaml")
+            read_recipe(tmp_path / "r.yaml").typed()
 
     def test_no_file_and_no_setting(self, tmp_path):
-        with pytest.raises(ChatTSError, match="cannot be read"):
+        with pytest.raises(ChatTSError, match="none.yaml"):
             read_recipe(tmp_path / "none.yaml")
 
-        with pytest.raises(ChatTSError, match="Write key=value"):
-            parse_overrides(["word"])
+        (tmp_path / "r.yaml").write_text("bf16: true\n")
+        with pytest.raises(ChatTSError, match="key=value"):
+            read_recipe(tmp_path / "r.yaml", ["word"])
 
     def test_names_as_a_list_or_with_commas(self):
         for value in ("a, b", ["a", "b"]):
-            assert Recipe(Path("r"), {"dataset": value}).names("dataset") == ["a", "b"]
+            assert Recipe({"dataset": value}, Path("r")).names("dataset") == ["a", "b"]

@@ -10,7 +10,7 @@ from llamafactory_chatts.plan.report import duration
 from llamafactory_chatts.plan.run_time import estimate_time, read_speed
 from llamafactory_chatts.plan.steps import count_steps
 from llamafactory_chatts.recipe.machine.planned import Machine, find_card
-from llamafactory_chatts.recipe.settings import Recipe
+from llamafactory_chatts.recipe.reading import Recipe
 
 
 LIGER, QLORA, FREE = {"enable_liger_kernel": True}, {"quantization_bit": 4}, {"disable_gradient_checkpointing": True}
@@ -32,7 +32,7 @@ MEASURED = [
 
 def estimate(base, passes, tokens, settings, card="H200", speed=None):
     common = {"model_name_or_path": f"bytedance-research/ChatTS-{base}", "lora_target": "q_proj,k_proj,v_proj"}
-    recipe = Recipe(Path("r.yaml"), {**common, "bf16": True, **settings})
+    recipe = Recipe({**common, "bf16": True, **settings}, Path("r.yaml"))
     steps = count_steps(417, 1, 16)
     machine = Machine(find_card(card) if card else None)
     return estimate_time(recipe, read_base(recipe), machine, steps, passes, tokens, 21, speed)

@@ -16,7 +16,7 @@ from llamafactory_chatts.plan.memory.gpu_memory import estimate_gpu
 from llamafactory_chatts.plan.memory.host_memory import estimate_host
 from llamafactory_chatts.plan.strategy import read_accelerate, read_strategy
 from llamafactory_chatts.recipe.machine.planned import Machine, find_card
-from llamafactory_chatts.recipe.settings import Recipe, read_recipe
+from llamafactory_chatts.recipe.reading import Recipe, read_recipe
 
 
 ROOT = Path(__file__).parent.parent.parent
@@ -51,7 +51,7 @@ def parts_of(base, name, settings, count=2):
         settings["deepspeed"] = config
 
     recipe = read_recipe(ROOT / "examples" / f"{name}.yaml")
-    recipe = Recipe(recipe.path, {**recipe.given, "model_name_or_path": base, **settings})
+    recipe = Recipe({**recipe.values, "model_name_or_path": base, **settings}, recipe.path)
     if isinstance(recipe["deepspeed"], str):
         recipe = recipe.changed({"deepspeed": str(ROOT / recipe["deepspeed"])})
 

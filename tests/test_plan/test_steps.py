@@ -18,7 +18,7 @@ from llamafactory_chatts.data.synthesize.demo import generate
 from llamafactory_chatts.plan.memory.estimate import count
 from llamafactory_chatts.plan.steps import count_steps, plan_steps
 from llamafactory_chatts.plan.training_rows import select_rows
-from llamafactory_chatts.recipe.settings import Recipe
+from llamafactory_chatts.recipe.reading import Recipe
 
 
 def trainer_steps(rows, batch, accumulation, world, epochs, max_steps, drop_last):
@@ -81,7 +81,7 @@ def test_no_batch_is_left():
 
 def test_streaming_needs_max_steps():
     with pytest.raises(ChatTSError, match="max_steps must say when to stop"):
-        plan_steps(Recipe(Path("r.yaml"), {"streaming": True}), 10, 1)
+        plan_steps(Recipe({"streaming": True}, Path("r.yaml")), 10, 1)
 
 
 REAL = {
@@ -134,7 +134,7 @@ def recipes_of(cases, tiny_base, tmp_path):
 
 
 def plan_of(recipe, world):
-    read = Recipe(Path("recipe.yaml"), recipe)
+    read = Recipe(recipe, Path("recipe.yaml"))
     return plan_steps(read, len(select_rows(count(read).parts, read)), world)
 
 

@@ -9,7 +9,7 @@ import yaml
 
 from llamafactory_chatts.cli import main
 from llamafactory_chatts.plan.memory import base_model
-from llamafactory_chatts.recipe.settings import read_recipe
+from llamafactory_chatts.recipe.reading import read_recipe
 
 
 @pytest.fixture

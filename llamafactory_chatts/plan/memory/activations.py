@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ...core.memory import count_kept
 from ...recipe.machine.planned import Machine
-from ...recipe.settings import Recipe
+from ...recipe.reading import Recipe
 from ..strategy import Strategy
 from .base_model import BaseModel
 from .trained import Trained

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...core.errors import ChatTSError
 from ...core.memory import LINEAR, Shape, count_embedding_parameters, count_linear_parameters
-from ...recipe.settings import Recipe
+from ...recipe.reading import Recipe
 
 
 TS_DEFAULTS = {"patch_size": 8, "num_layers": 5, "hidden_size": None, "embedding_dim": 16}

@@ -9,7 +9,7 @@ import numpy as np
 from ...core.errors import ChatTSError
 from ...core.memory import GIB
 from ...recipe.machine.planned import Machine
-from ...recipe.settings import Recipe
+from ...recipe.reading import Recipe
 from ..lengths import Lengths, count_datasets
 from ..prompt_tokens import load_counter
 from ..run_time import RunTime, estimate_time

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...core.errors import ChatTSError
 from ...core.memory import GIB
-from ...recipe.settings import Recipe
+from ...recipe.reading import Recipe
 from .estimate import Plan
 
 

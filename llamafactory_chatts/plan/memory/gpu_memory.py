@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ...core.memory import GIB
 from ...recipe.machine.planned import Machine
-from ...recipe.settings import Recipe
+from ...recipe.reading import Recipe
 from ..strategy import Strategy
 from .activations import Pass, activation_element, copies_weights, estimate_pass, evaluation_logits
 from .base_model import BaseModel

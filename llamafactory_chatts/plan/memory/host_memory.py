@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ...core.memory import GIB, count_shares
 from ...recipe.machine.planned import Machine
-from ...recipe.settings import Recipe
+from ...recipe.reading import Recipe
 from ..strategy import Strategy
 from .activations import Pass
 from .base_model import BaseModel
@@ -117,9 +117,9 @@ def estimate_host(
     element = (2.0 if half else 4.0) if strategy.stage else float(base.element)
     trained = count_trained(recipe, base)
     parts = {"processes": count * (PROCESS if gpu else PROCESS_CPU) * GIB}
-    workers = recipe.given.get("dataloader_num_workers", WORKERS if gpu and not recipe["streaming"] else 0)
+    workers = recipe.values.get("dataloader_num_workers", WORKERS if gpu and not recipe["streaming"] else 0)
     loose = gpu and strategy.offload_param and not strategy.pinned
-    if loose and "dataloader_num_workers" not in recipe.given:
+    if loose and "dataloader_num_workers" not in recipe.values:
         workers = 0  # the host room starts none then
 
     parts["data loader"] = count * int(workers) * float(WORKER)

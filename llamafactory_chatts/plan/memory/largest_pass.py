@@ -6,7 +6,7 @@ import numpy as np
 
 from ...core.errors import ChatTSError
 from ...core.passes import count_tokens, fill_passes
-from ...recipe.settings import Recipe
+from ...recipe.reading import Recipe
 from ..training_rows import TrainingRows
 from .activations import EAGER, Pass
 

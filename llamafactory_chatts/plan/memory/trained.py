@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ...recipe.settings import Recipe
+from ...recipe.reading import Recipe
 from .base_model import BaseModel
 
 
