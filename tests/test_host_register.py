@@ -102,7 +102,7 @@ from llamafactory.data import TEMPLATES
 from llamafactory.hparams import FinetuningArguments
 answer = thing, type(TEMPLATES["chatts"].mm_plugin).__name__, hasattr(FinetuningArguments, "timeseries_sft_lr")
 """
-MODULES = ("converter", "mm_plugin", "rows", "unreadable")
+MODULES = ("converter", "encoding", "mm_plugin", "unreadable")
 
 
 def forked(snippets):
@@ -113,7 +113,7 @@ def forked(snippets):
 @pytest.fixture(scope="module")
 def answers():
     first = {
-        name: FIRST.format(make=f"importlib.import_module('llamafactory_chatts.host.{name}') and {name!r}")
+        name: FIRST.format(make=f"importlib.import_module('llamafactory_chatts.host.rows.{name}') and {name!r}")
         for name in MODULES
     }
     return forked({**IN_A_PROCESS_OF_ITS_OWN, **first})
@@ -252,7 +252,7 @@ def test_a_registry_that_is_gone_is_an_import_error():
         ),
         ("switched off inside", "False"),
         ("failing row", "[True, True]"),
-        ("version", "(True, ['compat', 'launching', 'model_list'])"),
+        ("version", "(True, ['compat', 'start', 'start.launching', 'start.model_list'])"),
     ],
 )
 def test_in_a_process_of_its_own(answers, case, expected):

@@ -1,4 +1,4 @@
-"""The one home of names and limits that more than one room needs."""
+"""The one home of names and limits that more than one package needs."""
 
 TS_START = "<ts>"
 TS_END = "<ts/>"

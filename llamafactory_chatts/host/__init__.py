@@ -1,1 +1,1 @@
-"""The only room that imports llamafactory: each function here is named by one row of register.py."""
+"""The only package that imports llamafactory: each function here is named by one row of register.py."""

@@ -27,7 +27,7 @@ TOOLS = (
     '<tool_call></tool_call> XML tags:\n<tool_call>\n{{"name": <function-name>, '
     '"arguments": <args-json-object>}}\n</tool_call>'
 )
-"""The frame of the host room's template, whose tests hold the two against each other."""
+"""The frame of the host package's template, whose tests hold the two against each other."""
 
 CHANGED_BY = ("split_special_tokens", "add_tokens", "add_special_tokens", "new_special_tokens_config")
 _PIECES = re.compile(r"\d|[A-Za-z]{1,5}|[^\W\dA-Za-z_]{1,2}|[^\w\s]|\n+")

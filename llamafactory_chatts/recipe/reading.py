@@ -84,7 +84,7 @@ class Recipe:
 
     @property
     def encoder_mode(self) -> str:
-        """How the series encoder is tuned: ``lora``, ``full`` or ``freeze``; the rules of the host room."""
+        """How the series encoder is tuned: ``lora``, ``full`` or ``freeze``; the rules of the host package."""
         if not self["train_timeseries_modules"]:
             return "freeze"
 

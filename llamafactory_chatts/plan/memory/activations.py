@@ -11,7 +11,7 @@ from .trained import Trained
 
 
 SLICE = 256
-"""Labelled positions whose logits exist at a time (the model room's ``loss.SLICE``; a test compares them)."""
+"""Labelled positions whose logits exist at a time (the model package's ``loss.SLICE``; a test compares them)."""
 
 SCORE_BYTES = 2 + 4 + 4 + 2
 """Bytes for one logit and its gradient: in 16 bits, in float32, the gradient in float32, in 16 bits."""

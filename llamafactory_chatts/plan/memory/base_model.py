@@ -13,7 +13,7 @@ from ...recipe.reading import Recipe
 
 TS_DEFAULTS = {"patch_size": 8, "num_layers": 5, "hidden_size": None, "embedding_dim": 16}
 TS_DEFAULTS |= {"max_sequence_length": 32768, "use_position_embedding": True, "use_position_idx": False}
-"""Settings of the encoder where a config does not give them (a test compares them with the model room's)."""
+"""Settings of the encoder where a config does not give them (a test compares them with the model package's)."""
 
 PUBLISHED = {
     "bytedance-research/ChatTS-8B": {

@@ -33,7 +33,7 @@ PROCESS_CPU = 0.96
 """GiB of the same without a GPU, the dataset loaded (0.88 after the imports)."""
 
 WORKERS, WORKER = 2, 16 * 2**20
-"""Data loader workers where a recipe leaves them open (the host room's ``dataloading``; a test compares them), and the
+"""Data loader workers where a recipe leaves them open (the host package's ``dataloading``; a test compares them), and the
 bytes that one takes for itself; the rest it shares with its process."""
 
 BUFFERS = 4 * 32 * 2**20
@@ -120,7 +120,7 @@ def estimate_host(
     workers = recipe.values.get("dataloader_num_workers", WORKERS if gpu and not recipe["streaming"] else 0)
     loose = gpu and strategy.offload_param and not strategy.pinned
     if loose and "dataloader_num_workers" not in recipe.values:
-        workers = 0  # the host room starts none then
+        workers = 0  # the host package starts none then
 
     parts["data loader"] = count * int(workers) * float(WORKER)
     if gpu:

@@ -19,7 +19,7 @@ STEPS = 128
 
 
 def is_padding_free(recipe: Recipe) -> bool:
-    """Tell whether passes run over real tokens only, as the host room switches it on."""
+    """Tell whether passes run over real tokens only, as the host package switches it on."""
     return str(recipe["flash_attn"]).lower() not in EAGER
 
 

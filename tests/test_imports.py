@@ -1,4 +1,4 @@
-"""The arrows between the rooms, read from the imports. See ``docs/architecture.md``."""
+"""The import rules of the packages, read from the imports. See ``docs/architecture.md``."""
 
 import ast
 import graphlib
@@ -33,7 +33,7 @@ ALLOWED = {
 }
 """The packages that a package may import; one that is not listed may import any but ``host``."""
 
-ROOMS = (*ALLOWED, "commands")
+PACKAGES = (*ALLOWED, "commands")
 HOST_USERS = ("host/", "register.py", "commands/")
 LLAMAFACTORY_USERS = ("host/", "register.py", "commands/doctor")
 WITHOUT_TORCH = ("core/", "files/", "rows/", "recipe/", "data/", "diagnose/", "evaluate/", "report/")
@@ -73,10 +73,10 @@ def outside(file):
     return {name.split(".")[0] for name in imports(file)}
 
 
-def rooms(file):
-    """Return the rooms of the package that a file imports."""
+def packages(file):
+    """Return the packages of ours that a file imports."""
     parts = (name.split(".") for name in imports(file))
-    return {part[1] for part in parts if part[0] == NAME and len(part) > 1 and part[1] in ROOMS}
+    return {part[1] for part in parts if part[0] == NAME and len(part) > 1 and part[1] in PACKAGES}
 
 
 def test_the_reader_sees_every_way_to_import():
@@ -98,20 +98,20 @@ def f():
 
 def test_there_is_something_to_read():
     assert "core/series.py" in FILES and "model/encoder.py" in FILES
-    assert {file.split("/")[0] for file in FILES if "/" in file} <= set(ROOMS)
+    assert {file.split("/")[0] for file in FILES if "/" in file} <= set(PACKAGES)
 
 
 @pytest.mark.parametrize("file", FILES)
-class TestArrows:
-    def test_a_room_imports_only_its_own(self, file):
-        room = file.split("/")[0]
-        extra = rooms(file) - ALLOWED.get(room, set(ROOMS) - {"host"})
+class TestRules:
+    def test_a_package_imports_only_what_it_may(self, file):
+        package = file.split("/")[0]
+        extra = packages(file) - ALLOWED.get(package, set(PACKAGES) - {"host"})
         assert not extra or (extra == {"host"} and file.startswith(HOST_USERS)), f"{file} imports {sorted(extra)}"
 
-    def test_only_the_host_room_imports_llamafactory(self, file):
+    def test_only_the_host_imports_llamafactory(self, file):
         assert file.startswith(LLAMAFACTORY_USERS) or "llamafactory" not in outside(file)
 
-    def test_rooms_without_torch(self, file):
+    def test_imports_without_torch(self, file):
         if file.startswith(WITHOUT_TORCH):
             assert not HEAVY & outside(file), f"{file} imports {sorted(HEAVY & outside(file))}"
 
@@ -168,7 +168,7 @@ class TestStart:
         statement = "; ".join(f"import {NAME}.{file[:-3].replace('/', '.')}" for file in modules)
         assert not loaded_by(statement, *HEAVY, "llamafactory", "datasets")
 
-    def test_the_model_room_works_without_llamafactory(self):
+    def test_the_model_works_without_llamafactory(self):
         found = loaded_by(f"import {NAME}.model", "llamafactory", NAME)
         assert found and {name.split(".")[0] for name in found} == {NAME}
         assert {name.split(".")[1] for name in found if "." in name} <= {"core", "model", "autoload"}
