@@ -1,4 +1,4 @@
-"""The command ``lmf-chatts``: a table of verbs, each imported only when it is called."""
+"""The command ``lmf-chatts``: a table of commands, each imported only when it is called."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from . import __version__
 from .core.errors import ChatTSError
 
 
-VERBS = (
+COMMANDS = (
     ("init-base", "build a ChatTS base: from a Qwen folder, or a tiny one", "llamafactory_chatts.commands.init_base"),
     ("recipes", "list, show or copy the recipes that come with it", "llamafactory_chatts.commands.recipes"),
     ("demo-data", "write demo data", "llamafactory_chatts.commands.demo_data"),
@@ -22,48 +22,48 @@ VERBS = (
     ("plan", "rows, steps, memory, time of a recipe before it runs", "llamafactory_chatts.commands.plan"),
     ("doctor", "check this installation", "llamafactory_chatts.commands.doctor"),
 )
-"""Verb, help in one line, module with ``add_arguments(parser)`` and ``run(args) -> int``."""
+"""Command, help in one line, module with ``add_arguments(parser)`` and ``run(args) -> int``."""
 
 PROG = "lmf-chatts"
 
 
 def _main_parser() -> argparse.ArgumentParser:
-    width = max(len(verb) for verb, _, _ in VERBS)
-    verbs = "\n".join(f"  {verb:<{width}}  {text}" for verb, text, _ in VERBS)
+    width = max(len(command) for command, _, _ in COMMANDS)
+    commands = "\n".join(f"  {command:<{width}}  {text}" for command, text, _ in COMMANDS)
     parser = argparse.ArgumentParser(
         prog=PROG,
-        description="What LLaMA-Factory has no verb for when it trains models that read time series.",
-        epilog=f"verbs:\n{verbs}\n\n{PROG} VERB --help shows the arguments of a verb and a worked example.",
+        description="What LLaMA-Factory has no command for when it trains models that read time series.",
+        epilog=f"commands:\n{commands}\n\n{PROG} COMMAND --help shows the arguments of a command and a worked example.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
-    parser.add_argument("verb", metavar="VERB", help="one of those below")
-    parser.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="arguments of the verb")
+    parser.add_argument("command", metavar="COMMAND", help="one of those below")
+    parser.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="arguments of the command")
     return parser
 
 
 def _run(argv: list[str]) -> int:
     args = _main_parser().parse_args(argv)
-    modules = {verb: module for verb, _, module in VERBS}
-    if args.verb not in modules:
-        raise ChatTSError(f"unknown verb {args.verb!r}", where=PROG, fix=f"Use one of: {', '.join(modules)}")
+    modules = {command: module for command, _, module in COMMANDS}
+    if args.command not in modules:
+        raise ChatTSError(f"unknown command {args.command!r}", where=PROG, fix=f"Use one of: {', '.join(modules)}")
 
-    verb = import_module(modules[args.verb])
-    summary, _, rest = verb.__doc__.strip().partition("\n\n")
+    command = import_module(modules[args.command])
+    summary, _, rest = command.__doc__.strip().partition("\n\n")
     parser = argparse.ArgumentParser(
-        prog=f"{PROG} {args.verb}",
+        prog=f"{PROG} {args.command}",
         description=summary,
         epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verb.add_arguments(parser)
+    command.add_arguments(parser)
     try:
-        return verb.run(parser.parse_intermixed_args(args.arguments))  # key=value may stand behind an option
+        return command.run(parser.parse_intermixed_args(args.arguments))  # key=value may stand behind an option
     except TypeError as error:
-        if "parse_intermixed_args" not in str(error):  # argparse's word for a verb with verbs of its own
+        if "parse_intermixed_args" not in str(error):  # argparse's word for a command with commands of its own
             raise
 
-        return verb.run(parser.parse_args(args.arguments))
+        return command.run(parser.parse_args(args.arguments))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: arguments without the command's name; those of the process if None.
 
     Returns:
-        the exit status: 0, what the verb returned, or 2 after an error that the user can act on.
+        the exit status: 0, what the command returned, or 2 after an error that the user can act on.
     """
     try:
         return _run(sys.argv[1:] if argv is None else argv)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from llamafactory_chatts.cli import VERBS, main
+from llamafactory_chatts.cli import COMMANDS, main
 
 
 ROOT = Path(__file__).parent.parent
@@ -143,25 +143,25 @@ def test_make_targets_exist():
 
 
 def test_chatts_verbs_take_the_named_arguments():
-    modules = {verb: module for verb, _, module in VERBS}
+    modules = {command: module for command, _, module in COMMANDS}
     lines = commands("lmf-chatts")
     assert lines
-    for _, verb, *arguments in lines:
-        assert verb in modules
+    for _, command, *arguments in lines:
+        assert command in modules
         parser = argparse.ArgumentParser(exit_on_error=False)
-        importlib.import_module(modules[verb]).add_arguments(parser)
+        importlib.import_module(modules[command]).add_arguments(parser)
         parser.parse_args(arguments)
 
 
 def test_llamafactory_verbs_recipes_and_settings_exist():
     from llamafactory import launcher
 
-    verbs = set(re.findall(r'command == "(\w+)"', inspect.getsource(launcher.launch)))
+    commands = set(re.findall(r'command == "(\w+)"', inspect.getsource(launcher.launch)))
     fields, lines = argument_fields(), commands("llamafactory-cli")
-    assert {"train", "export"} <= {line[1] for line in lines} <= verbs
-    for _, verb, *arguments in lines:
+    assert {"train", "export"} <= {line[1] for line in lines} <= commands
+    for _, command, *arguments in lines:
         recipes = [word for word in arguments if "=" not in word]
-        assert len(recipes) == (verb == "train")
+        assert len(recipes) == (command == "train")
         assert all((ROOT / recipe).is_file() and recipe.startswith("examples/") for recipe in recipes)
         assert {word.split("=")[0] for word in arguments if "=" in word} <= fields
 

@@ -77,11 +77,11 @@ def environment(**extra: str) -> dict[str, str]:
     }
 
 
-def cli(verb: str, recipe: dict, folder: Path, processes: int = 1, **env: str) -> str:
-    """Run ``llamafactory-cli VERB RECIPE``; return what it printed. With FORCE_TORCHRUN it is a fresh interpreter."""
-    path = folder / f"{verb}_{time.monotonic_ns()}.yaml"
+def cli(command: str, recipe: dict, folder: Path, processes: int = 1, **env: str) -> str:
+    """Run ``llamafactory-cli COMMAND RECIPE``; return what it printed. With FORCE_TORCHRUN it is a fresh interpreter."""
+    path = folder / f"{command}_{time.monotonic_ns()}.yaml"
     path.write_text(yaml.safe_dump(recipe))
-    command, env = [BIN / "llamafactory-cli", verb, path], environment(**env)
+    command, env = [BIN / "llamafactory-cli", command, path], environment(**env)
     if "FORCE_TORCHRUN" in env:
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=900)
     else:

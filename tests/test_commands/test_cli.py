@@ -25,8 +25,8 @@ with contextlib.redirect_stdout(text):
     except SystemExit as stop:
         status = stop.code
 loaded = [name for name in {HEAVY!r} if name in sys.modules]
-verbs = [name for name in sys.modules if name.startswith("llamafactory_chatts.commands.")]
-print(json.dumps([status, text.getvalue(), loaded, verbs]))
+commands = [name for name in sys.modules if name.startswith("llamafactory_chatts.commands.")]
+print(json.dumps([status, text.getvalue(), loaded, commands]))
 """
 
 
@@ -36,19 +36,19 @@ def probe(*argv):
 
 
 def test_help_lists_the_verbs_and_imports_none_of_them():
-    status, text, loaded, verbs = probe("--help")
-    assert status == 0 and loaded == [] and verbs == []
-    for verb, line, _ in cli.VERBS:
-        assert re.search(rf"^  {verb} +{re.escape(line)}$", text, re.MULTILINE)
+    status, text, loaded, commands = probe("--help")
+    assert status == 0 and loaded == [] and commands == []
+    for command, line, _ in cli.COMMANDS:
+        assert re.search(rf"^  {command} +{re.escape(line)}$", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize(("verb", "module"), [(verb, module) for verb, _, module in cli.VERBS])
-def test_help_of_a_verb_shows_its_examples_and_imports_nothing_heavy(verb, module):
-    status, text, loaded, verbs = probe(verb, "--help")
-    assert status == 0 and loaded == [] and verbs == [module]
-    assert text.startswith(f"usage: lmf-chatts {verb} ")
+@pytest.mark.parametrize(("command", "module"), [(command, module) for command, _, module in cli.COMMANDS])
+def test_help_of_a_command_shows_its_examples_and_imports_nothing_heavy(command, module):
+    status, text, loaded, commands = probe(command, "--help")
+    assert status == 0 and loaded == [] and commands == [module]
+    assert text.startswith(f"usage: lmf-chatts {command} ")
     examples = re.split(r"(?i)\bexamples?:", import_module(module).__doc__, maxsplit=1)[1]
-    assert f"lmf-chatts {verb}" in examples
+    assert f"lmf-chatts {command}" in examples
     for line in examples.strip().splitlines()[1:]:
         assert line in text
 
@@ -64,8 +64,8 @@ def test_version(capsys):
 def test_unknown_verb_lists_the_verbs(capsys):
     assert cli.main(["initbase"]) == 2
     message = capsys.readouterr().err
-    assert message.count("\n") == 1 and "unknown verb 'initbase'" in message
-    assert message.rstrip(".\n").endswith(", ".join(verb for verb, _, _ in cli.VERBS))
+    assert message.count("\n") == 1 and "unknown command 'initbase'" in message
+    assert message.rstrip(".\n").endswith(", ".join(command for command, _, _ in cli.COMMANDS))
 
 
 def test_no_verb_is_a_usage_error(capsys):
@@ -86,4 +86,4 @@ def test_the_module_can_be_run():
     done = subprocess.run(
         [sys.executable, "-m", "llamafactory_chatts.cli", "nothing"], cwd=ROOT, capture_output=True, text=True
     )
-    assert done.returncode == 2 and "unknown verb 'nothing'" in done.stderr
+    assert done.returncode == 2 and "unknown command 'nothing'" in done.stderr

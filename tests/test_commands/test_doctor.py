@@ -1,4 +1,4 @@
-"""``lmf-chatts doctor``: one verb, three things to look at."""
+"""``lmf-chatts doctor``: one command, three things to look at."""
 
 import json
 

@@ -35,7 +35,7 @@ def check_environment(machine: Machine | None = None, more: dict[str, Check] | N
 
     Args:
         machine: the shared answers; one of its own if None.
-        more: further checks, run last (the verb adds the rows of the register, which this package may not import).
+        more: further checks, run last (the command adds the rows of the register, which this package may not import).
 
     Returns:
         the findings in the order of the table.

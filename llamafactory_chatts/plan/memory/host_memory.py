@@ -33,8 +33,8 @@ PROCESS_CPU = 0.96
 """GiB of the same without a GPU, the dataset loaded (0.88 after the imports)."""
 
 WORKERS, WORKER = 2, 16 * 2**20
-"""Data loader workers where a recipe leaves them open (the host package's ``dataloading``; a test compares them), and the
-bytes that one takes for itself; the rest it shares with its process."""
+"""Data loader workers where a recipe leaves them open (the host package's ``dataloading``; a test compares them), and
+the bytes that one takes for itself; the rest it shares with its process."""
 
 BUFFERS = 4 * 32 * 2**20
 """Bytes of the buffers between a file and a GPU: 32 MiB for each of four loading threads."""

@@ -1,4 +1,4 @@
-"""``key=value`` may stand before or behind the options of a verb."""
+"""``key=value`` may stand before or behind the options of a command."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def test_order_does_not_matter(words, monkeypatch):
     assert (args.recipe, args.settings, args.gpu) == ("r.yaml", ["a=1", "b=2"], "A10")
 
 
-def test_a_type_error_of_a_verb_is_not_swallowed(monkeypatch):
+def test_a_type_error_of_a_command_is_not_swallowed(monkeypatch):
     def run(args):
         raise TypeError("its own")
 

@@ -1,4 +1,4 @@
-"""The verb `plan` as people call it."""
+"""The command `plan` as people call it."""
 
 import json
 import subprocess
