@@ -17,11 +17,13 @@ class Row:
     """One addition to the host.
 
     Attributes:
-        kind: ``registry`` (an entry through a function the host offers), ``patch`` (a symbol is wrapped) or
-            ``subclass`` (a class is replaced by a subclass of itself).
-        module: host module that triggers the row.
+        kind: ``registry`` (an entry through a function the host offers), ``patch`` (a symbol is wrapped),
+            ``subclass`` (a class is replaced by a subclass of itself) or ``library`` (a symbol of peft or DeepSpeed is
+            wrapped; applied when that library is imported, which a run may never do).
+        module: module that triggers the row.
         name: the entry's key, or the symbol inside ``module``.
-        apply: ``module:function`` in this package; called with (host module, name).
+        apply: ``module:function`` in this package; called with (module, name), for ``library`` with the original: it
+            returns the replacement.
         why: what users get from it.
     """
 
@@ -36,6 +38,7 @@ class Row:
         return f"{self.module}:{self.name}"
 
 
+LIBRARY = "library"
 _HOST = "llamafactory."
 _TRAINERS = {
     "train.sft.trainer": "CustomSeq2SeqTrainer",
@@ -46,14 +49,15 @@ _TRAINERS = {
 }
 
 
-def _row(kind: str) -> Callable[[str, str, str, str], Row]:
+def _row(kind: str, package: str = _HOST) -> Callable[[str, str, str, str], Row]:
     def row(module: str, name: str, apply: str, why: str) -> Row:
-        return Row(kind, _HOST + module, name, "llamafactory_chatts.host." + apply, why)
+        return Row(kind, package + module, name, "llamafactory_chatts.host." + apply, why)
 
     return row
 
 
 _registry, _patch, _subclass = map(_row, ("registry", "patch", "subclass"))
+_library = _row(LIBRARY, "")
 
 TABLE: tuple[Row, ...] = (
     _registry("extras.constants", "ChatTS-8B, ChatTS-14B", "start.model_list:add_models", "offered by LlamaBoard"),
@@ -161,11 +165,44 @@ TABLE: tuple[Row, ...] = (
             ("get_test_dataloader", "pad_prompts_left", "prompts end where the answer begins"),
         )
     ),
+    _library(
+        "peft.peft_model",
+        "PeftModel.save_pretrained",
+        "load.base_fingerprint:write_beside",
+        "an adapter says which base it belongs to",
+    ),
+    _library("peft.tuners.lora.layer", "svd_lowrank", "load.pissa:from_the_same_start", "PiSSA loads what it trained"),
+    _library(
+        "peft.tuners.lora.model",
+        "LoraModel.subtract_mutated_init",
+        "load.pissa:keep_the_rest",
+        "pissa_convert keeps the encoder",
+    ),
+    _library(
+        "peft.tuners.oft.model",
+        "OFTModel._replace_module",
+        "load.adapter_kinds:merge_whole_modules",
+        "an OFT adapter with timeseries_tuning: full can be merged",
+    ),
+    _library(
+        "deepspeed.runtime.zero.partition_parameters",
+        "Init._allgather_params_coalesced",
+        "load.deepspeed_gather:one_by_one",
+        "ZeRO-3 on the CPU loads the checkpoint's weights",
+    ),
+    *(
+        _library("deepspeed.runtime.zero.stage_1_and_2", name, f"steps.deepspeed_steps:{function}", why)
+        for name, function, why in (
+            ("DeepSpeedZeroOptimizer.copy_grads_in_partition", "count_passes", "offloaded gradients of all passes"),
+            ("DeepSpeedZeroOptimizer.async_accumulate_grad_in_cpu_via_gpu", "keep_the_sum", "the same, summed up"),
+            ("all_gather_dp_groups", "without_graph", "ZeRO-1 and ZeRO-2 on the CPU"),
+        )
+    ),
 )
 
 
 def apply_row(row: Row) -> None:
-    """Apply one row to the host module, which must be imported; does nothing when it is applied already.
+    """Apply one row to its module, which is imported; does nothing when it is applied already.
 
     Raises:
         ImportError: the host has not what the row relies on.
@@ -173,7 +210,11 @@ def apply_row(row: Row) -> None:
     module, function = row.apply.split(":")
     host_module = importlib.import_module(row.module)
     try:
-        getattr(importlib.import_module(module), function)(host_module, row.name)
+        ours = getattr(importlib.import_module(module), function)
+        if row.kind == LIBRARY:
+            importlib.import_module("llamafactory_chatts.host.compat").patch(host_module, row.name, ours)
+        else:
+            ours(host_module, row.name)
     except AttributeError as err:
         raise ImportError(f"llamafactory-chatts cannot add {row.target} to this LLaMA-Factory: {err}") from err
 
@@ -247,7 +288,7 @@ def arm() -> None:
 
         refuse_on_command_line()
 
-    early = next((row.module for row in TABLE if row.module in sys.modules), None)
+    early = next((row.module for row in TABLE if row.kind != LIBRARY and row.module in sys.modules), None)
     if early is not None:
         raise ImportError(
             f"{early} was imported before llamafactory-chatts could add to it. "
@@ -256,6 +297,9 @@ def arm() -> None:
 
     _armed = True
     sys.meta_path.insert(0, _RowApplier())
+    for row in TABLE:
+        if row.kind == LIBRARY and row.module in sys.modules:
+            apply_row(row)
 
 
 def is_applied(row: Row) -> bool:
@@ -263,8 +307,14 @@ def is_applied(row: Row) -> bool:
     return row.target in _applied
 
 
+def waits(row: Row) -> bool:
+    """Tell whether a row is applied later: nothing has imported its library yet."""
+    return row.kind == LIBRARY and row.module not in sys.modules
+
+
 def register() -> None:
     """Add everything now, by importing the host modules (for programs that use llamafactory as a library)."""
     arm()
     for row in TABLE:
-        importlib.import_module(row.module)
+        if row.kind != LIBRARY:
+            importlib.import_module(row.module)

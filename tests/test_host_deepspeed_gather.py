@@ -6,9 +6,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from host_steps import parse
 
-from llamafactory_chatts.host.load.deepspeed_gather import gather_in_order
+from llamafactory_chatts.host.load.deepspeed_gather import one_by_one
 
 
 class Parameter:
@@ -37,20 +36,16 @@ def make_init():
 
 @pytest.fixture
 def deepspeed(monkeypatch):
-    """A DeepSpeed of modules that hold only what is asked for; ``start`` sets the device and enables ZeRO-3."""
-    modules = {name: ModuleType(name) for name in ("deepspeed", "deepspeed.accelerator", "deepspeed.runtime")}
-    modules["deepspeed.runtime.zero"] = zero = ModuleType("deepspeed.runtime.zero")
-    zero.partition_parameters = parameters = ModuleType("deepspeed.runtime.zero.partition_parameters")
-    parameters.Init = make_init()
-    for name, module in modules.items():
-        monkeypatch.setitem(sys.modules, name, module)
+    """Return a function: a device -> ``Init`` as it is changed, beside an accelerator that says so."""
 
-    def start(device="cpu", zero3=True):
-        accelerator = SimpleNamespace(device_name=lambda: device)
-        modules["deepspeed.accelerator"].get_accelerator = lambda: accelerator
-        monkeypatch.setattr("transformers.integrations.is_deepspeed_zero3_enabled", lambda: zero3)
-        gather_in_order()
-        return parameters.Init
+    def start(device="cpu"):
+        module = ModuleType("deepspeed.accelerator")
+        module.get_accelerator = lambda: SimpleNamespace(device_name=lambda: device)
+        monkeypatch.setitem(sys.modules, "deepspeed", ModuleType("deepspeed"))
+        monkeypatch.setitem(sys.modules, "deepspeed.accelerator", module)
+        init = make_init()
+        init._allgather_params_coalesced = one_by_one(init._allgather_params_coalesced)
+        return init
 
     return start
 
@@ -82,29 +77,8 @@ def test_arguments_are_handed_on_and_none_is_fine(deepspeed):
     assert init._allgather_params_coalesced([Parameter()], quantize=True) is None and init.calls == [(1, 0, True)]
 
 
-def test_once(deepspeed):
-    once = deepspeed()._allgather_params_coalesced
-    assert deepspeed()._allgather_params_coalesced is once
-
-
-@pytest.mark.parametrize("where", [{"device": "cuda"}, {"zero3": False}])
-def test_elsewhere_deepspeed_is_left_alone(deepspeed, where):
-    assert load(deepspeed(**where)()) == ["share", "share", "checkpoint"]
-
-
-def test_without_deepspeed(monkeypatch):
-    monkeypatch.setitem(sys.modules, "deepspeed", None)  # an import of it fails
-    gather_in_order()
-
-
-def test_before_a_model_is_loaded(recipe, monkeypatch):
-    from llamafactory.model import load_model, load_tokenizer, loader
-
-    run, order, original = parse(recipe()), [], loader.init_adapter
-    monkeypatch.setattr("llamafactory_chatts.host.load.loading.gather_in_order", lambda: order.append("gather"))
-    monkeypatch.setattr(loader, "init_adapter", lambda *args: order.append("adapter") or original(*args))
-    load_model(load_tokenizer(run.model_args)["tokenizer"], run.model_args, run.finetuning_args, True)
-    assert order == ["gather", "adapter"]
+def test_on_a_gpu_nothing_changes(deepspeed):
+    assert load(deepspeed("cuda")()) == ["share", "share", "checkpoint"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")

@@ -1,17 +1,12 @@
 """ZeRO-1 and ZeRO-2 with gradients in host memory: what the mended methods do, pass by pass, and that they exist."""
 
-import importlib.util
 from types import SimpleNamespace
 
-import pytest
 import torch
 
-from llamafactory_chatts.host.compat import resolve, unpatch
 from llamafactory_chatts.host.steps.deepspeed_steps import (
-    OPTIMIZER,
     count_passes,
     keep_the_sum,
-    mend_zero_steps,
     without_graph,
 )
 
@@ -86,27 +81,3 @@ def test_gathers_outside_autograd():
     seen = []
     without_graph(lambda *args: seen.append((torch.is_grad_enabled(), args)))(1, 2)
     assert seen == [(False, (1, 2))]
-
-
-def test_without_a_configuration_deepspeed_is_left_alone(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "deepspeed", None)  # an import of it fails
-    mend_zero_steps()
-
-
-@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
-def test_canary_deepspeed_has_what_is_mended(monkeypatch):
-    from deepspeed.runtime.zero import stage_1_and_2
-
-    monkeypatch.setattr("transformers.integrations.deepspeed.deepspeed_config", lambda: {})
-    methods = ("copy_grads_in_partition", "async_accumulate_grad_in_cpu_via_gpu")
-    names = [*(f"{OPTIMIZER}.{method}" for method in methods), "all_gather_dp_groups"]
-    before = [getattr(*resolve(stage_1_and_2, name)) for name in names]
-    mend_zero_steps()
-    once = [getattr(*resolve(stage_1_and_2, name)) for name in names]
-    mend_zero_steps()
-    assert once == [getattr(*resolve(stage_1_and_2, name)) for name in names]
-    assert all(new is not old for new, old in zip(once, before))
-    for name in names:
-        unpatch(stage_1_and_2, name)
-
-    assert before == [getattr(*resolve(stage_1_and_2, name)) for name in names]

@@ -78,7 +78,7 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def cli(command: str, recipe: dict, folder: Path, processes: int = 1, **env: str) -> str:
-    """Run ``llamafactory-cli COMMAND RECIPE``; return what it printed. With FORCE_TORCHRUN it is a fresh interpreter."""
+    """Run ``llamafactory-cli COMMAND RECIPE``; return what it printed. With FORCE_TORCHRUN interpreters are new."""
     path = folder / f"{command}_{time.monotonic_ns()}.yaml"
     path.write_text(yaml.safe_dump(recipe))
     command, env = [BIN / "llamafactory-cli", command, path], environment(**env)

@@ -6,7 +6,7 @@ Examples:
     ok       torch: torch 2.11.0+cu128, torchvision 0.26.0+cu128, torchaudio 2.11.0+cu128; built for CUDA 12.8.
     warning  shm: /dev/shm: 0.06 GiB free of 0.06. Start the container with --shm-size=16g (docker) ...
     ...
-    43 rows: 43 applied, 0 missing, 0 conflicting
+    72 rows: 68 applied, 4 waiting, 0 missing, 0 conflicting
 
     $ lmf-chatts doctor examples/chatts_lora.yaml flash_attn=False lora_rnk=8
     error    command line: lora_rnk: no setting has this name, LLaMA-Factory refuses it. Write lora_rank, or remove it.
@@ -26,6 +26,7 @@ import json
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 
 HELP_PACKAGES = ("llamafactory", "transformers", "torch", "peft", "trl", "datasets", "accelerate")
@@ -60,10 +61,13 @@ def run(args: argparse.Namespace) -> int:
     return _log(args)
 
 
+STATES = ("applied", "waiting", "missing", "conflicting")
+
+
 def row_states() -> list[dict[str, str]]:
     """Import the host and return kind, target, why and state of each row of the table.
 
-    States: ``applied``; ``missing`` (the symbol is not there, or the row was not applied);
+    States: ``applied``; ``waiting`` (for its library, which nothing has imported yet); ``missing`` (the symbol is not there, or the row was not applied);
     ``conflicting`` (something else replaced our patch afterwards).
     """
     from .. import register
@@ -71,6 +75,10 @@ def row_states() -> list[dict[str, str]]:
 
     states = []
     for row in register.TABLE:
+        if register.waits(row):
+            states.append(_state(row, "waiting"))
+            continue
+
         try:
             module = importlib.import_module(row.module)
             applied = register.is_applied(row)
@@ -82,9 +90,13 @@ def row_states() -> list[dict[str, str]]:
         except Exception as err:  # a broken package below the host raises what it likes
             state, detail = "missing", f"{'' if isinstance(err, ImportError) else type(err).__name__ + ': '}{err}"
 
-        states.append({"state": state, "kind": row.kind, "target": row.target, "why": row.why, "detail": detail})
+        states.append(_state(row, state, detail))
 
     return states
+
+
+def _state(row: Any, state: str, detail: str = "") -> dict[str, str]:
+    return {"state": state, "kind": row.kind, "target": row.target, "why": row.why, "detail": detail}
 
 
 def _versions() -> dict[str, str]:
@@ -108,8 +120,10 @@ def _installation(args: argparse.Namespace) -> int:
     importable = "error" not in machine.torch.get("torch", {"error": ""})
     states = row_states() if importable and not switched_off() else []
     active = "llamafactory" in sys.modules and not switched_off()
-    counts = {key: sum(row["state"] == key for row in states) for key in ("applied", "missing", "conflicting")}
-    good = active and counts["applied"] == len(states) and not has_errors(findings)
+    counts = {
+        key: sum(row["state"] == key for row in states) for key in ("applied", "waiting", "missing", "conflicting")
+    }
+    good = active and counts["applied"] + counts["waiting"] == len(states) and not has_errors(findings)
     if args.json:
         content = {
             "versions": _versions(),

@@ -206,8 +206,10 @@ def resolve(owner: Any, dotted: str) -> tuple[Any, str]:
     for index, part in enumerate(parts):
         if not hasattr(holder, part):
             path = ".".join([getattr(owner, "__name__", str(owner)), *parts[: index + 1]])
+            package = path.partition(".")[0]
+            package = "LLaMA-Factory" if package == "llamafactory" else package
             raise ImportError(
-                f"llamafactory-chatts relies on {path}, which this LLaMA-Factory does not have. "
+                f"llamafactory-chatts relies on {path}, which this {package} does not have. "
                 f"Install a supported version, or set {SWITCH}=0 to run without ChatTS."
             )
 

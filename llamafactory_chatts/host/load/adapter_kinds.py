@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..compat import patch
-
 
 @contextmanager
 def quantised_as_the_host_spells_it(adapter: Any, model: Any) -> Iterator[None]:
@@ -29,21 +27,15 @@ def quantised_as_the_host_spells_it(adapter: Any, model: Any) -> Iterator[None]:
         model.quantization_method = method
 
 
-def merge_whole_modules() -> None:
+def merge_whole_modules(original: Any) -> Any:
     """Let peft merge an OFT adapter that saved whole modules beside it, as ``timeseries_tuning: full`` does.
 
-    Raises:
-        ImportError: this peft has not what is patched.
+    Reaches every OFT model; those without such modules go through the original.
     """
-    from peft.tuners.oft import model as oft_model
-
-    patch(oft_model, "OFTModel._replace_module", _put_whole_modules_back)
-
-
-def _put_whole_modules_back(original: Any) -> Any:
-    from peft.utils.other import ModulesToSaveWrapper
 
     def _replace_module(self: Any, parent: Any, child_name: str, new_module: Any, child: Any) -> None:
+        from peft.utils.other import ModulesToSaveWrapper
+
         if isinstance(child, ModulesToSaveWrapper):  # the original takes it for one linear layer
             setattr(parent, child_name, new_module)
         else:

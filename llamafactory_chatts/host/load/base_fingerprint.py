@@ -6,7 +6,6 @@ from typing import Any
 from ...core.adapter_config import CONFIG, SAME_START, loading_fault
 from ...core.base_record import check_adapters, fingerprint, lineage, read_record, write_record
 from ...core.errors import ChatTSError
-from ..compat import patch
 
 
 _RECORD, _COMPARED = "_chatts_record", "_chatts_compared"
@@ -100,7 +99,7 @@ def compare_base(model_args: Any, finetuning_args: Any, config: Any, logger: Any
 
 def remember_base(model: Any, model_args: Any, finetuning_args: Any) -> None:
     """Let every save of a model's adapter also write which base it belongs to, and how PiSSA began."""
-    from peft import PeftModel, peft_model
+    from peft import PeftModel
 
     base = base_folder(model_args)
     if not isinstance(model, PeftModel) or base is None or fingerprint(base) is None or model_args.train_from_scratch:
@@ -112,10 +111,11 @@ def remember_base(model: Any, model_args: Any, finetuning_args: Any) -> None:
     record[SAME_START] = True  # a PiSSA adapter that is gone on with was let in because it had the mark, too
 
     setattr(model, _RECORD, record)
-    patch(peft_model, "PeftModel.save_pretrained", _write_beside)
 
 
-def _write_beside(original: Any) -> Any:
+def write_beside(original: Any) -> Any:
+    """Let ``PeftModel.save_pretrained`` write the record of :func:`remember_base`; without one it saves as before."""
+
     def save_pretrained(self: Any, save_directory: str, *args: Any, **kwargs: Any) -> Any:
         result = original(self, save_directory, *args, **kwargs)
         record = vars(self).get(_RECORD)

@@ -4,9 +4,7 @@ from typing import Any
 
 from ...core.errors import ChatTSError
 from ..compat import patch
-from ..steps.deepspeed_steps import mend_zero_steps
 from .base_fingerprint import compare_base, goes_on
-from .deepspeed_gather import gather_in_order
 from .recognising import chatts_config
 from .reference import check_reference, compares_with_start
 from .speed import use_fast_paths
@@ -96,8 +94,6 @@ def prepare_model(loader: Any, name: str) -> None:
                 check_reference(finetuning_args)
 
             model_args.trust_remote_code = False
-            gather_in_order()
-            mend_zero_steps()
             model = original(tokenizer, model_args, finetuning_args, is_trainable, add_valuehead)
             if is_trainable:
                 use_fast_paths(model, model_args, loader.logger)

@@ -10,24 +10,23 @@ from ..compat import patch
 SEED = 0
 
 
+_of_chatts = False
+
+
 def start_alike() -> None:
-    """Make peft compute PiSSA's first factors alike whenever an adapter is made or loaded; safe to repeat.
+    """Begin PiSSA alike from now on: called before the adapter of a ChatTS model is made or loaded."""
+    global _of_chatts
+    _of_chatts = True
+
+
+def from_the_same_start(original: Any) -> Any:
+    """Make peft compute PiSSA's first factors alike whenever an adapter is made or loaded.
 
     peft subtracts these factors from the base, saves the trained ones only, and computes the first ones anew when the
     adapter is loaded. With ``pissa_iter`` it does so from a random start: the base is then another one than that which
-    was trained. It also drops everything but LoRA's two matrices when it converts (``pissa_convert``).
-
-    Raises:
-        ImportError: this peft has not what is patched.
+    was trained. Other models than ChatTS begin as peft does.
     """
-    from peft.tuners.lora import layer
-    from peft.tuners.lora import model as lora_model
 
-    patch(layer, "svd_lowrank", _from_the_same_start)
-    patch(lora_model, "LoraModel.subtract_mutated_init", _keep_the_rest)
-
-
-def _from_the_same_start(original: Any) -> Any:
     def svd_lowrank(A: Any, q: int | None = 6, niter: int | None = 2, M: Any = None) -> tuple[Any, Any, Any]:
         """Return U, S, V of rank ``q`` by subspace iteration (Halko et al. 2009, algorithms 4.4 and 5.1).
 
@@ -35,7 +34,7 @@ def _from_the_same_start(original: Any) -> Any:
         """
         import torch
 
-        if M is not None:
+        if M is not None or not _of_chatts:
             return original(A, q, niter, M)
 
         generator = torch.Generator().manual_seed(SEED)
@@ -51,7 +50,9 @@ def _from_the_same_start(original: Any) -> Any:
     return svd_lowrank
 
 
-def _keep_the_rest(original: Any) -> Any:
+def keep_the_rest(original: Any) -> Any:
+    """Let peft keep what an adapter holds besides LoRA's two matrices when it converts PiSSA (``pissa_convert``)."""
+
     def subtract_mutated_init(self: Any, output_state_dict: dict[str, Any], adapter_name: str, kwargs: Any = None):
         converted = original(self, output_state_dict, adapter_name, kwargs)
         rest = {key: value for key, value in output_state_dict.items() if key not in converted}

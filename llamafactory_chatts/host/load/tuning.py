@@ -5,7 +5,7 @@ from typing import Any
 from ...core.contract import QWEN2_TYPE, QWEN3_TYPE, TIMESERIES_TUNING
 from ...core.errors import ChatTSError
 from ..compat import patch
-from .adapter_kinds import merge_whole_modules, quantised_as_the_host_spells_it
+from .adapter_kinds import quantised_as_the_host_spells_it
 from .base_fingerprint import compare_base, goes_on, remember_base
 from .pissa import start_alike
 from .recognising import is_chatts_model
@@ -146,7 +146,6 @@ def tune_encoder(adapter: Any, name: str) -> None:
 
             compare_base(model_args, finetuning_args, config, adapter.logger)
             start_alike()
-            merge_whole_modules()
             with quantised_as_the_host_spells_it(adapter, model):
                 model = original(config, model, model_args, finetuning_args, is_trainable)
 

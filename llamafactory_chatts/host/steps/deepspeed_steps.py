@@ -3,32 +3,10 @@
 Both are faults of DeepSpeed 0.18, fixed upstream after it (pull requests #7967 and #7981): with ``offload_optimizer``
 the gradients of a step's inner passes are lost, all but the last one's where its own configuration says one pass a
 step, otherwise all but the first one's and the last one's. The training goes on with a wrong result.
+The three methods belong to every model of a process that has imported LLaMA-Factory; nobody else computes these sums.
 """
 
 from typing import Any
-
-from ..compat import patch
-
-
-OPTIMIZER = "DeepSpeedZeroOptimizer"
-
-
-def mend_zero_steps() -> None:
-    """Mend the steps of ZeRO-1 and ZeRO-2 where DeepSpeed is configured; does nothing elsewhere, or twice.
-
-    Raises:
-        ImportError: this DeepSpeed has not the methods that are mended.
-    """
-    from transformers.integrations.deepspeed import deepspeed_config
-
-    if deepspeed_config() is None:  # also where DeepSpeed is not installed
-        return
-
-    from deepspeed.runtime.zero import stage_1_and_2
-
-    patch(stage_1_and_2, f"{OPTIMIZER}.copy_grads_in_partition", count_passes)
-    patch(stage_1_and_2, f"{OPTIMIZER}.async_accumulate_grad_in_cpu_via_gpu", keep_the_sum)
-    patch(stage_1_and_2, "all_gather_dp_groups", without_graph)
 
 
 def count_passes(original: Any) -> Any:
