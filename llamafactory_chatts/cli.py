@@ -33,7 +33,7 @@ def _main_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROG,
         description="What LLaMA-Factory has no command for when it trains models that read time series.",
-        epilog=f"commands:\n{commands}\n\n{PROG} COMMAND --help shows the arguments of a command and a worked example.",
+        epilog=f"commands:\n{commands}\n\n{PROG} COMMAND --help shows its arguments and a worked example.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")

@@ -67,8 +67,8 @@ STATES = ("applied", "waiting", "missing", "conflicting")
 def row_states() -> list[dict[str, str]]:
     """Import the host and return kind, target, why and state of each row of the table.
 
-    States: ``applied``; ``waiting`` (for its library, which nothing has imported yet); ``missing`` (the symbol is not there, or the row was not applied);
-    ``conflicting`` (something else replaced our patch afterwards).
+    States: ``applied``; ``waiting`` (for its library, which nothing has imported yet); ``missing`` (the symbol is not
+    there, or the row was not applied); ``conflicting`` (something else replaced our patch afterwards).
     """
     from .. import register
     from ..host import compat
