@@ -156,9 +156,9 @@ def test_chatts_verbs_take_the_named_arguments():
 def test_llamafactory_verbs_recipes_and_settings_exist():
     from llamafactory import launcher
 
-    commands = set(re.findall(r'command == "(\w+)"', inspect.getsource(launcher.launch)))
+    known = set(re.findall(r'command == "(\w+)"', inspect.getsource(launcher.launch)))
     fields, lines = argument_fields(), commands("llamafactory-cli")
-    assert {"train", "export"} <= {line[1] for line in lines} <= commands
+    assert {"train", "export"} <= {line[1] for line in lines} <= known
     for _, command, *arguments in lines:
         recipes = [word for word in arguments if "=" not in word]
         assert len(recipes) == (command == "train")
