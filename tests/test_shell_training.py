@@ -5,7 +5,7 @@ import os
 import signal
 
 import pytest
-from shell_runs import BIN, Machine, end_all, last_line, lines_of, wait_for
+from shell_runs import BIN, Machine, end_all, free_port, last_line, lines_of, wait_for
 from test_training_cli import losses
 from test_training_launchers import may_abort
 
@@ -31,7 +31,7 @@ class RealMachine(Machine):
 
     def environment(self, **variables):
         mine = {"DEVICE": "cpu", "MODEL": str(self.base), "HF_HUB_OFFLINE": "1", "EXTRA": " ".join(STEPS)}
-        return super().environment(**mine, **variables)
+        return super().environment(**mine, MASTER_PORT=free_port(), **variables)
 
 
 @pytest.fixture
