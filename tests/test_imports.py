@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import llamafactory_chatts
+from llamafactory_chatts import register
 
 
 PACKAGE = Path(llamafactory_chatts.__file__).parent
@@ -141,6 +142,65 @@ def test_no_file_imports_one_that_imports_it():
         graph[name] = {one for one in found if not any(other.startswith(one + ".") for other in found)}
 
     tuple(graphlib.TopologicalSorter(graph).static_order())
+
+
+def foreign_changes(source):
+    """Yield (top-level function, line) for each place that wraps a foreign symbol or assigns to an imported name.
+
+    A place counts when it calls ``patch``, or sets an attribute of a module or class that was imported from another
+    package.
+    """
+    for top in ast.parse(source).body:
+        imported = set()
+        for node in ast.walk(top):
+            if isinstance(node, ast.Import):
+                imported |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported |= {alias.asname or alias.name for alias in node.names}
+
+        for node in ast.walk(top):
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            if isinstance(node, ast.Call):
+                name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                if name == "patch":
+                    yield getattr(top, "name", ""), node.lineno
+                elif name == "setattr" and node.args:
+                    targets = [ast.Attribute(node.args[0], "x")]
+
+            for target in targets:
+                inner = target
+                while isinstance(inner, ast.Attribute):
+                    inner = inner.value
+
+                if isinstance(target, ast.Attribute) and getattr(inner, "id", "") in imported:
+                    yield getattr(top, "name", ""), node.lineno
+
+
+class TestTable:
+    """Nothing in LLaMA-Factory, transformers, peft or DeepSpeed is changed but by a row of the table."""
+
+    @pytest.mark.parametrize("file", [file for file in FILES if file != "host/compat.py"])
+    def test_every_change_is_made_by_a_row(self, file):
+        rows = {row.apply for row in register.TABLE}
+        module = f"{NAME}.{file.removesuffix('.py').replace('/', '.')}"
+        source = (PACKAGE / file).read_text()
+        outside = [found for found in foreign_changes(source) if f"{module}:{found[0]}" not in rows]
+        assert not outside or file == "register.py", f"{file}: {outside}"
+
+    def test_changes_are_found(self):
+        source = """
+def one():
+    from peft import peft_model
+    patch(peft_model, "PeftModel.save_pretrained", build)
+def two():
+    import trl
+    trl.DPOTrainer.forward = None
+def three(model):
+    from transformers import Trainer
+    setattr(Trainer, "train", None)
+    model.x = 1
+"""
+        assert [name for name, _ in foreign_changes(source)] == ["one", "two", "three"]
 
 
 def loaded_by(statement, *names):
