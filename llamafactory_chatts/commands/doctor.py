@@ -13,11 +13,12 @@ Examples:
     error    command line: flash_attn: it takes no false. Write disabled (PyTorch's plain attention), sdpa or fa2.
     2 errors, 0 warnings
 
-    $ lmf-chatts doctor saves/run/train.log --exit-code 137    # cause, evidence and fix of a failure
+    $ lmf-chatts doctor saves/run                              # a failed run: cause, evidence and fix
+    $ lmf-chatts doctor saves/run/train.log --exit-code 137    # the same from a log
 
 What is looked at follows from the argument: nothing, a .yaml, .yml or .json file (with key=value behind it, as
-llamafactory-cli takes them), or any other file. Exit code 0 when no error was found, 1 otherwise, 2 when the
-argument cannot be read. ``--json`` prints the findings for machines.
+llamafactory-cli takes them), the output folder of a training, or any other file. Exit code 0 when no error was found,
+1 otherwise, 2 when the argument cannot be read. ``--json`` prints the findings for machines.
 """
 
 import argparse
@@ -34,7 +35,9 @@ RECIPES = (".yaml", ".yml", ".json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("target", nargs="?", metavar="RECIPE|LOG", help="a recipe or a log; without: the installation")
+    parser.add_argument(
+        "target", nargs="?", metavar="RECIPE|FOLDER|LOG", help="a recipe, a run or a log; without: the installation"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings put over those of the recipe")
     parser.add_argument("--full", action="store_true", help="recipe: also ask LLaMA-Factory's own parser (slow)")
     parser.add_argument("--exit-code", type=int, metavar="N", help="log: exit code of the run, if it is known")
@@ -178,12 +181,14 @@ def _log(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from ..diagnose.log.diagnose import diagnose_log
+    from ..diagnose.run_folder import diagnose_run
 
-    found = diagnose_log(Path(args.target), args.exit_code)
+    target = Path(args.target)
+    found = diagnose_run(target) if target.is_dir() else diagnose_log(target, args.exit_code)
     if args.json:
         print(json.dumps({"log": args.target, "findings": [asdict(one) for one in found]}, indent=2))
     elif not found:
-        print("no failure found in this log")
+        print("no failure found here")
     else:
         for one in found:
             print(f"cause     {one.cause}{'' if one.certainty == 'certain' else ' (likely)'}")

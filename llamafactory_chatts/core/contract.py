@@ -27,5 +27,8 @@ MAX_OVERLONG_SHARE = 0.10
 SWITCH = "LLAMAFACTORY_CHATTS"
 """Environment variable; ``0`` turns the whole plug-in off."""
 
+FAILURE = "failure*.json"
+"""What failed processes write into ``output_dir``: ``failure.json``, of further ranks ``failure.rank1.json`` ..."""
+
 PREFLIGHT_SWITCH = "LLAMAFACTORY_CHATTS_PREFLIGHT"
 """Environment variable; ``0`` starts a training without looking for mistakes in its recipe first."""

@@ -10,11 +10,12 @@ from ...recipe.context import Context
 from ...recipe.reading import recipe_of
 from ...recipe.rules import check_recipe
 from ..compat import patch
+from ..say.failure import record_failure
 from .engines import refuse_engines
 
 
 def check_before_start(tuner: Any, name: str) -> None:
-    """A starting training first looks for the mistakes that ``lmf-chatts doctor RECIPE`` finds.
+    """A starting training looks for the mistakes that ``doctor RECIPE`` finds; if it fails, that is written.
 
     ``name`` is ``_training_function(config)``, or ``_ray_training_function(ray_args, config)`` in front of Ray.
     """
@@ -22,13 +23,15 @@ def check_before_start(tuner: Any, name: str) -> None:
     def build(original: Any) -> Any:
         def start(*args: Any, **kwargs: Any) -> None:
             given = (kwargs["config"] if "config" in kwargs else args[-1]).get("args")
-            if preflight_is_on() and os.environ.get("RANK", "0") == "0":  # one report; the launcher ends the others
-                refuse_mistakes(given)
+            with record_failure(given) as recorder:
+                if preflight_is_on() and os.environ.get("RANK", "0") == "0":  # the launcher ends the others
+                    refuse_mistakes(given)
 
-            if given is not None:
-                refuse_engines(given)  # whatever the switch says: series would be lost in silence
+                if given is not None:
+                    refuse_engines(given)  # whatever the switch says: series would be lost in silence
 
-            return original(*args, **kwargs)
+                recorder.loading = True
+                return original(*args, **kwargs)
 
         return start
 
