@@ -20,6 +20,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 _CACHE = tempfile.mkdtemp(prefix="chatts_tests_")
 os.environ["HF_DATASETS_CACHE"] = _CACHE  # before `datasets` is imported: no test meets an older run's cache
+_BUILDS = Path(__file__).parents[1] / ".pytest_cache" / "torch_extensions"
+os.environ["TORCH_EXTENSIONS_DIR"] = str(_BUILDS)  # what a killed build has left elsewhere stops no test
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    for _lock in _BUILDS.rglob("lock"):
+        _lock.unlink()
 
 
 class _PackagesFirst:
