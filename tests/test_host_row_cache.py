@@ -157,7 +157,7 @@ class TestReuse:
         assert fingerprint.code_state() != before
         monkeypatch.undo()
         for name in fingerprint.CODE:
-            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_bytes((fingerprint.ROOM / name).read_bytes())
 
         with monkeypatch.context() as patched:
@@ -196,7 +196,7 @@ class TestReuse:
             folder = Path(name).parent
             for node in ast.walk(ast.parse((fingerprint.ROOM / name).read_text(encoding="utf-8"))):
                 if isinstance(node, ast.ImportFrom) and node.level and node.module:
-                    start = folder if node.level == 1 else folder.parent
+                    start = [folder, *folder.parents][node.level - 1]
                     todo.append((start / (node.module.replace(".", "/") + ".py")).as_posix())
 
         no_part = {"core/errors.py", "host/compat.py", "host/rows/fingerprint.py", "model/configuration_chatts.py"}
