@@ -91,7 +91,8 @@ sys.stdout = sys.stderr
 from llamafactory.cli import main
 main()
 import llamafactory_chatts.register as r
-answer = r._armed, sorted(n[25:] for n in sys.modules if n.startswith("llamafactory_chatts.host."))
+ours = [n[25:] for n in sys.modules if n.startswith("llamafactory_chatts.host.")]
+answer = r._armed, sorted(n for n in ours if n not in ("load", "start"))
 """,
 }
 
@@ -253,11 +254,14 @@ def test_a_registry_that_is_gone_is_an_import_error():
         ),
         ("switched off inside", "False"),
         ("failing row", "[True, True]"),
-        ("version", "(True, ['compat', 'start', 'start.launching', 'start.model_list'])"),
+        ("version", "(True, ['compat', 'load.adapter_kinds', 'load.base_fingerprint', 'load.pissa', 'start.launching', "),
     ],
 )
 def test_in_a_process_of_its_own(answers, case, expected):
-    """Registered early or too late, switched off by the program, a row that fails, the light version command."""
+    """Registered early or too late, switched off by the program, a row that fails, the light version command.
+
+    That peft was imported before is why the rows of it are applied there.
+    """
     assert answers[case].startswith(expected)
 
 
