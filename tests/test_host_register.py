@@ -254,7 +254,7 @@ def test_a_registry_that_is_gone_is_an_import_error():
         ),
         ("switched off inside", "False"),
         ("failing row", "[True, True]"),
-        ("version", "(True, ['compat', 'load.adapter_kinds', 'load.base_fingerprint', 'load.pissa', 'start.launching', "),
+        ("version", "(True, ['compat', 'load.adapter_kinds', 'load.base_fingerprint', 'load.pissa', 'start."),
     ],
 )
 def test_in_a_process_of_its_own(answers, case, expected):
