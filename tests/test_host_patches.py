@@ -81,7 +81,7 @@ class TestEachPatch:
             function = functools.partial(compat.patch, build=function)
 
         if method not in ("__init__", "__call__"):  # which every class has
-            with pytest.raises(ImportError, match=f"relies on {where}, which this [-A-Za-z]+ does not have"):
+            with pytest.raises(ImportError, match=f"relies on {where}, which this [-\\w]+ does not have"):
                 function(fake, row.name)
 
         with pytest.raises(ImportError, match=f"relies on {row.module}.{owner}"):

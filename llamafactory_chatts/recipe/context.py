@@ -47,8 +47,8 @@ class Context:
             return default
 
     def words(self, key: str) -> list[str]:
-        """Return the items of a list or of text with commas."""
-        return self.recipe.names(key)
+        """Return the items of a list or of text with commas that the recipe has; [] where a default would hold."""
+        return self.recipe.names(key) if key in self.recipe.values else []
 
     @functools.cached_property
     def trains(self) -> bool:

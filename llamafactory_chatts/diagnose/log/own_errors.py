@@ -33,6 +33,9 @@ _RAISERS = {
 }
 """What is called with the text of an error, and which argument that is; ``fix`` stands one or two behind it."""
 
+_DOCTORS = {"causes", "cause.py", "conclusion.py", "signals.py", "unknown.py", "own_errors.py"}
+"""Files (and a folder) with what ``doctor`` itself says."""
+
 _FIELD = r".{0,300}?"
 _ENDS = ""
 """Stands behind the last piece of a text's first line, when further lines follow."""
@@ -102,8 +105,7 @@ def _choices(node: ast.expr | None) -> list[list[str | None]]:
 @functools.cache
 def patterns() -> tuple[re.Pattern[str], ...]:
     """Return the patterns of all errors; the rules and answers of ``doctor`` itself are none."""
-    here = Path(__file__).parent
-    files = [path for path in sorted(PACKAGE.rglob("*.py")) if not path.is_relative_to(here)]
+    files = [path for path in sorted(PACKAGE.rglob("*.py")) if not _DOCTORS & {path.parent.name, path.name}]
     found = {one for path in files for one in patterns_of(path.read_text(encoding="utf-8"))}
     return tuple(map(re.compile, sorted(found)))
 

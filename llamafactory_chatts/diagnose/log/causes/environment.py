@@ -52,8 +52,8 @@ CAUSES = (
         lambda match: install(match["need"]),
     ),
     rule(
-        r"llamafactory-chatts relies on (?P<name>\S+), which this LLaMA-Factory does not have",
-        "this LLaMA-Factory has no {name}, which the plug-in relies on",
+        r"llamafactory-chatts relies on (?P<name>\S+), which this (?P<package>[-\w]+) does not have",
+        "this {package} has no {name}, which the plug-in relies on",
         install("llamafactory"),
     ),
     rule(
