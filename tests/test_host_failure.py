@@ -80,6 +80,12 @@ def test_the_next_start_removes_it(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_ranks_that_are_no_more_leave_nothing(tmp_path):
+    (tmp_path / "failure.rank1.json").write_text("{}")
+    fail(tmp_path, KeyError("x"))
+    assert [path.name for path in tmp_path.iterdir()] == ["failure.json"]
+
+
 def test_the_first_of_several_processes_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
@@ -102,6 +108,10 @@ class TestDoctor:
     def test_nothing_recorded(self, tmp_path, capsys):
         assert main(["doctor", str(tmp_path)]) == 2
         assert "no failure is recorded here" in capsys.readouterr().err
+
+    def test_the_exit_code_of_a_log_is_not_that_of_a_folder(self, tmp_path, capsys):
+        assert main(["doctor", str(tmp_path), "--exit-code", "137"]) == 2
+        assert "--exit-code belongs to a log" in capsys.readouterr().err
 
     def test_a_training_that_was_saved(self, tmp_path, capsys):
         (tmp_path / "train_results.json").write_text("{}")

@@ -180,10 +180,16 @@ def _recipe(args: argparse.Namespace) -> int:
 def _log(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
+    from ..core.errors import ChatTSError
     from ..diagnose.log.diagnose import diagnose_log
     from ..diagnose.run_folder import diagnose_run
 
     target = Path(args.target)
+    if target.is_dir() and args.exit_code is not None:
+        raise ChatTSError(
+            "--exit-code belongs to a log", where=args.target, fix="Name the log of the run, or leave it out"
+        )
+
     found = diagnose_run(target) if target.is_dir() else diagnose_log(target, args.exit_code)
     if args.json:
         print(json.dumps({"log": args.target, "findings": [asdict(one) for one in found]}, indent=2))

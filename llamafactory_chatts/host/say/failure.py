@@ -44,15 +44,19 @@ class Recorder:
         recipe = recipe_of(given, sys.argv) if given is not None else None
         folder = recipe.get("output_dir") if recipe is not None and recipe.get("template") == TEMPLATE else None
         self.rank = int(os.environ.get("RANK", "0"))
-        name = FAILURE.replace("*", f".rank{self.rank}" if self.rank else "")
-        self.path = Path(str(folder), name) if folder else None
+        self.path = Path(str(folder), _name(self.rank)) if folder else None
         self.loading = False
 
     def forget(self) -> None:
-        """Remove what an earlier run has left."""
-        if self.path is not None:
+        """Remove what an earlier run has left: one's own file, and as rank 0 those of ranks that are no more."""
+        if self.path is None:
+            return
+
+        now = {_name(rank) for rank in range(int(os.environ.get("WORLD_SIZE", "1")))}
+        gone = [path for path in self.path.parent.glob(FAILURE) if path.name not in now] if self.rank == 0 else []
+        for path in (self.path, *gone):
             with contextlib.suppress(OSError):
-                self.path.unlink()
+                path.unlink()
 
     def write(self, error: BaseException) -> None:
         if self.path is None or not (self.loading or self.path.parent.is_dir()):
@@ -152,6 +156,10 @@ def memory() -> dict[str, float]:
         found["gpu_peak"] = torch.cuda.max_memory_reserved() / GIB
 
     return {name: round(value, 2) for name, value in found.items()}
+
+
+def _name(rank: int) -> str:
+    return FAILURE.replace("*", f".rank{rank}" if rank else "")
 
 
 def _version(package: str) -> str | None:
