@@ -6,9 +6,9 @@ import os
 import sys
 from types import SimpleNamespace
 
-import forked
 import pytest
 import torch
+import warm
 from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from host_steps import collate, load_data, parse
 
@@ -196,7 +196,7 @@ def test_workers_make_the_batches_and_the_losses_are_the_same(write_dataset, rec
     settings = recipe(max_steps=10, eval_strategy="steps", eval_steps=5, val_size=2, gradient_accumulation_steps=1)
     known = {key: value for key, value in os.environ.items() if key != "TOKENIZERS_PARALLELISM"}
     command = [sys.executable, str(tmp_path / "train.py"), json.dumps(settings), str(tmp_path / "pids")]
-    done = forked.run(command, known)
+    done = warm.run(command, known)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "just got forked" not in done.stderr
     main, (without, with_workers) = json.loads(done.stdout.splitlines()[-1])

@@ -6,9 +6,9 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-import forked
 import pytest
 import torch
+import warm
 
 from llamafactory_chatts.cli import main
 from llamafactory_chatts.core.errors import ChatTSError
@@ -141,7 +141,7 @@ class Break(TrainerCallback):
 
 run_exp(json.load(open(sys.argv[1])), callbacks=[Break()])
 """
-    done = forked.run([sys.executable, "-c", program, tmp_path / "settings"], {**os.environ})
+    done = warm.run([sys.executable, "-c", program, tmp_path / "settings"], {**os.environ})
     assert done.returncode != 0 and "the logger's server is gone" in done.stderr
     written = json.loads((tmp_path / "out" / "failure.json").read_text())
     assert (written["step"], written["phase"]) == (2, "during training")

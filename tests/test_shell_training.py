@@ -5,6 +5,7 @@ import os
 import signal
 
 import pytest
+import warm
 from shell_runs import BIN, Machine, end_all, free_port, last_line, lines_of, wait_for
 from test_training_cli import losses
 from test_training_launchers import may_abort
@@ -26,7 +27,7 @@ class RealMachine(Machine):
     """A machine without GPUs, with the real programs."""
 
     def __init__(self, folder, base) -> None:
-        self.folder, self.bin, self.out = folder, BIN, folder / "out"
+        self.folder, self.bin, self.out = folder, f"{warm.folder()}:{BIN}", folder / "out"
         self.base = base
 
     def environment(self, **variables):
@@ -96,6 +97,7 @@ def test_full_tuning_in_two_stages(machine):
 @needs_bitsandbytes
 def test_two_jobs_at_once_and_one_is_killed(machine):
     """start_finetune.sh: the other one trains to its end."""
+    machine.bin = BIN  # a fork would write into the log for a moment after the kill
     jobs = "short | 0 | learning_rate=1.0e-3\nlong | 1 | max_steps=100000\n"
     code, printed = machine.run("start_finetune.sh", JOBS=jobs, SLOTS="2", timeout=LIMIT)
     assert code == 0, printed

@@ -7,9 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-import forked
 import pytest
 import torch
+import warm
 import yaml
 
 from llamafactory_chatts.data.synthesize.demo import generate
@@ -66,7 +66,7 @@ def settings(base: Path, data: Path, out: Path, **changes) -> dict:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"  # the host starts `torchrun` by name
+    path = f"{warm.folder()}{os.pathsep}{BIN}{os.pathsep}{os.environ['PATH']}"  # the host starts `torchrun` by name
     return {
         **os.environ,
         "PATH": path,
@@ -78,15 +78,11 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def cli(command: str, recipe: dict, folder: Path, processes: int = 1, **env: str) -> str:
-    """Run ``llamafactory-cli COMMAND RECIPE``; return what it printed. With FORCE_TORCHRUN interpreters are new."""
+    """Run ``llamafactory-cli COMMAND RECIPE``; return what it printed."""
     path = folder / f"{command}_{time.monotonic_ns()}.yaml"
     path.write_text(yaml.safe_dump(recipe))
     command, env = [BIN / "llamafactory-cli", command, path], environment(**env)
-    if "FORCE_TORCHRUN" in env:
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=900)
-    else:
-        done = forked.run(command, env, processes=processes)
-
+    done = warm.run(command, env, processes=processes)
     printed = done.stdout + done.stderr
     assert done.returncode == 0, done.stderr[-3000:]
     return printed
@@ -125,7 +121,7 @@ run_exp(json.load(open(sys.argv[1])), callbacks=[Keep()])
 def gradients(recipe: dict, folder: Path, name: str) -> dict[str, torch.Tensor]:
     path, kept = folder / f"{name}.json", folder / f"{name}.pt"
     path.write_text(json.dumps(recipe))
-    done = forked.run([sys.executable, "-c", GRADIENTS, path, kept], environment())
+    done = warm.run([sys.executable, "-c", GRADIENTS, path, kept], environment())
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(kept)
 
@@ -152,13 +148,15 @@ def test_killed_run_resumes_to_the_same_loss(tiny_base, data_dir, tmp_path):
     recipe = settings(tiny_base, data_dir, out, **common)
     path = tmp_path / "killed.yaml"
     path.write_text(yaml.safe_dump(recipe))
-    process = forked.Program([BIN / "llamafactory-cli", "train", path], environment())
+    words = [BIN / "llamafactory-cli", "train", path]  # fresh: a fork would outlive its front for a moment
+    process = subprocess.Popen(words, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 900
     while not (out / "checkpoint-10" / RECORD).exists() and time.monotonic() < deadline:
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.01)
 
     process.kill()
+    process.wait()
     assert not (out / "trainer_state.json").exists()
     log = cli("train", recipe, tmp_path)
     assert "Resuming training from" in log
@@ -253,7 +251,7 @@ def test_packed_rows_have_the_losses_of_single_rows(tiny_base, data_dir, tmp_pat
         (tmp_path / f"{name}.json").write_text(json.dumps(recipe))
 
     words = [sys.executable, "-c", PER_ROW, tmp_path / "plain.json", tmp_path / "packed.json"]
-    done = forked.run(words, environment())
+    done = warm.run(words, environment())
     assert done.returncode == 0, done.stderr[-3000:]
     rows, worst = done.stdout.split("ROWS")[1].split("WORST")
     assert int(rows) >= 12

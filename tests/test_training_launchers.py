@@ -2,14 +2,14 @@
 
 import importlib.util
 import json
-import subprocess
 from pathlib import Path
 
 import llamafactory
 import pytest
+import warm
 import yaml
 from shell_runs import free_port
-from test_training_cli import BIN, data_dir, environment, losses, rows, settings  # noqa: F401
+from test_training_cli import data_dir, environment, losses, rows, settings  # noqa: F401
 
 
 pytestmark = pytest.mark.slow
@@ -46,9 +46,7 @@ def may_abort(command: list, printed: str, out: Path) -> bool:
 def launch(command: list, recipe: dict, tmp_path, **env: str) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
-    done = subprocess.run(
-        [*command, LAUNCHER, path], env=environment(**env), capture_output=True, text=True, timeout=900
-    )
+    done = warm.run([*command, LAUNCHER, path], environment(**env))
     printed = done.stdout + done.stderr
     assert done.returncode == 0 or may_abort(command, printed, tmp_path / "out"), printed[-3000:]
 
@@ -60,14 +58,14 @@ def test_host_is_untouched_on_disk():
 
 def test_torchrun(tiny_base, data_dir, tmp_path):  # noqa: F811
     recipe = settings(tiny_base, data_dir, tmp_path / "out", max_steps=3, ddp_backend="gloo", dataset="mixed")
-    launch([BIN / "torchrun", "--standalone", "--nproc_per_node", "2"], recipe, tmp_path)
+    launch(["torchrun", "--standalone", "--nproc_per_node", "2"], recipe, tmp_path)
     assert len(losses(tmp_path / "out")) == 3
 
 
 def test_accelerate(tiny_base, data_dir, tmp_path):  # noqa: F811
     recipe = settings(tiny_base, data_dir, tmp_path / "out", max_steps=3)
     flags = ["--cpu", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no"]
-    launch([BIN / "accelerate", "launch", *flags, "--dynamo_backend", "no"], recipe, tmp_path)
+    launch(["accelerate", "launch", *flags, "--dynamo_backend", "no"], recipe, tmp_path)
     assert len(losses(tmp_path / "out")) == 3
 
 
@@ -81,7 +79,7 @@ def test_deepspeed(tiny_base, data_dir, tmp_path, stage):  # noqa: F811
         deepspeed=str(config),
     )  # fmt: skip
     flags = ["--num_accelerators", "2", "--no_local_rank", "--master_port", free_port()]
-    launch([BIN / "deepspeed", *flags], recipe, tmp_path, DS_ACCELERATOR="cpu")
+    launch(["deepspeed", *flags], recipe, tmp_path, DS_ACCELERATOR="cpu")
     history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
     rates = [(entry["learning_rate"], entry["ts_encoder_learning_rate"]) for entry in history if "loss" in entry]
     assert len(rates) == 3

@@ -3,8 +3,8 @@
 import json
 import sys
 
-import forked
 import pytest
+import warm
 from test_training_cli import data_dir, environment, rows, settings  # noqa: F401
 
 
@@ -46,7 +46,7 @@ print("SEEN", json.dumps([lengths, seen]))
 def run(script: str, recipe: dict, tmp_path):
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps(recipe))
-    done = forked.run([sys.executable, "-c", script, path], environment())
+    done = warm.run([sys.executable, "-c", script, path], environment())
     lines = [line for line in done.stdout.splitlines() if "SEEN " in line]
     assert lines, done.stderr[-3000:]
     return json.loads(lines[-1].split("SEEN ")[1])

@@ -5,9 +5,9 @@ import json
 import sys
 from pathlib import Path
 
-import forked
 import pytest
 import torch
+import warm
 from safetensors.torch import load_file
 from test_training_cli import environment
 
@@ -103,7 +103,7 @@ def trained(tiny_base, tmp_path_factory):
     (folder / "recipe.json").write_text(json.dumps(recipe))
     (folder / "cases.json").write_text(json.dumps(CASES))
     program = Path(__file__).with_name("zero_stages.py")
-    done = forked.run(
+    done = warm.run(
         [sys.executable, program, folder / "recipe.json", folder / "cases.json"], environment(), timeout=1500
     )
     printed = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]

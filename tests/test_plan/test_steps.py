@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import forked
 import pytest
 import torch
+import warm
 from accelerate.data_loader import BatchSamplerShard
 from test_training_cli import cli, environment
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
@@ -145,7 +145,7 @@ def test_real_runs_take_the_planned_steps(tiny_base, tmp_path):
     (tmp_path / "recipes.json").write_text(json.dumps(recipes))
     (tmp_path / "runner.py").write_text(RUNNER)
     words = [tmp_path / "runner.py", tmp_path / "recipes.json", tmp_path / "found.json"]
-    done = forked.run([sys.executable, *words], environment())
+    done = warm.run([sys.executable, *words], environment())
     assert done.returncode == 0, done.stderr[-3000:]
     taken = dict(zip(REAL, json.loads((tmp_path / "found.json").read_text()), strict=True))
     planned = {name: plan_of(recipe, 1).total for name, recipe in zip(REAL, recipes)}
