@@ -4,6 +4,7 @@ The folder itself is importable, so that helper modules (``golden_cases``, ``hos
 import mode of pytest.
 """
 
+import gc
 import json
 import os
 import shutil
@@ -52,6 +53,21 @@ def pytest_collection_modifyitems(items):
     """Files with slow tests first, so that no process is left alone with one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+_frozen = 0
+
+
+def pytest_runtest_logstart(nodeid, location):
+    """Take what imports have left out of garbage collection, whenever there is much more of it.
+
+    Each training collects garbage several times; over the host and its libraries that took two thirds of its time.
+    """
+    global _frozen
+    if len(sys.modules) > _frozen + 200:
+        gc.collect()
+        gc.freeze()
+        _frozen = len(sys.modules)
 
 
 def pytest_sessionfinish(session, exitstatus):
@@ -131,6 +147,24 @@ def write_dataset(tmp_path):
         return tmp_path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def plant_rows() -> list[dict]:
+    """18 rows of the demo task, series of 64 to 96 points."""
+    from llamafactory_chatts.data.synthesize.demo import generate
+
+    return list(generate(18, seed=5, min_points=64, max_points=96))
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory, plant_rows) -> Path:
+    """A folder with the data sets ``series`` (``plant_rows``) and ``mixed`` (10 of them and 6 of text)."""
+    from training_runs import TEXT_ONLY, write_sets
+
+    mixed = plant_rows[:6] + TEXT_ONLY[:3] + plant_rows[6:10] + TEXT_ONLY[3:]
+    columns = {"prompt": "input", "response": "output", "timeseries": "timeseries"}
+    return write_sets(tmp_path_factory.mktemp("cli_data"), {"series": plant_rows, "mixed": mixed}, columns=columns)
 
 
 @pytest.fixture

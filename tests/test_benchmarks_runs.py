@@ -2,13 +2,14 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm
+from shell_runs import free_port
 
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -152,25 +153,23 @@ class TestSweep:
         assert not training.is_out_of_memory(ValueError("x"))
 
 
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """The working folder of both benchmarks: the base in it is made by the first."""
+    return tmp_path_factory.mktemp("bench")
 
 
 @pytest.mark.slow
 class TestRealRun:
-    def test_two_settings_train_alike(self, tmp_path):
+    def test_two_settings_train_alike(self, work, tmp_path):
         command = [sys.executable, str(BENCHMARKS / "train_throughput.py"), "--shape", "tiny", "--rows", "48"]
         command += ["--steps", "3", "--skip", "1", "--split", "1", "--only", "lora 1x16", "lora 24gib"]
-        done = subprocess.run(
-            [*command, "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")],
-            capture_output=True, text=True, timeout=900, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        )  # fmt: skip
+        command += ["--work", str(work), "--out", str(tmp_path / "out")]
+        done = warm.run(command, {**os.environ, "CUDA_VISIBLE_DEVICES": ""})
         assert done.returncode == 0, done.stdout + done.stderr
         written = json.loads((tmp_path / "out" / "tiny_1x1024.json").read_text())
         one, ours = written["results"]
-        assert (tmp_path / "work" / "base_tiny" / "model.safetensors").is_file()
+        assert (work / "base_tiny" / "model.safetensors").is_file()
         for row in (one, ours):
             assert row["samples_per_step"] == 16 and row["steps_timed"] == 2
             assert row["tokens_per_second"] > row["samples_per_second"] > 0 and 0 < row["mfu"] < 1
@@ -184,12 +183,13 @@ class TestRealRun:
 
         assert tables.settings_table([one, ours]) in (tmp_path / "out" / "tiny_1x1024.md").read_text()
 
-    def test_a_launcher_on_two_processes(self, tmp_path):
+    def test_a_launcher_on_two_processes(self, work, tmp_path):
+        """Fresh processes: they are known by their environment, and leave their peaks when they end."""
         command = [sys.executable, str(BENCHMARKS / "launchers.py"), "--shape", "tiny", "--device", "cpu"]
         command += ["--steps", "2", "--only", "ddp", "--label", "test"]
-        where = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+        where = ["--work", str(work), "--out", str(tmp_path / "out")]
         env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-        env |= {"MASTER_PORT": str(free_port()), "CUDA_VISIBLE_DEVICES": ""}
+        env |= {"MASTER_PORT": free_port(), "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run([*command, *where], capture_output=True, text=True, timeout=900, env=env)
         assert done.returncode == 0, done.stdout + done.stderr
         written = json.loads((tmp_path / "out" / "launchers_tiny_test.json").read_text())
@@ -198,4 +198,4 @@ class TestRealRun:
         assert [(rank["rank"], rank["gpu_reserved"]) for rank in row["ranks"]] == [(0, None), (1, None)]
         assert len(row["losses"]) == 2 and all(7 < loss < 10 for loss in row["losses"])  # ln 4096 = 8.3
         assert row["samples_per_second"] > 0 and row["host_gib"] > 0.3 and row["card_gib"] == {}
-        assert "step 2/2" in (tmp_path / "work" / "tiny" / "ddp_test.log").read_text()
+        assert "step 2/2" in (work / "tiny" / "ddp_test.log").read_text()

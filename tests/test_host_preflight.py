@@ -1,12 +1,12 @@
 """The check at the start of a training: all mistakes at once, only for ChatTS, and it can be switched off."""
 
 import os
-import subprocess
 import sys
 import time
 from types import ModuleType
 
 import pytest
+import warm
 import yaml
 
 from llamafactory_chatts.core.contract import PREFLIGHT_SWITCH
@@ -112,9 +112,8 @@ def test_the_real_command_names_file_and_line(tmp_path, wrong):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(wrong, sort_keys=False))
     line = 1 + next(index for index, text in enumerate(path.read_text().splitlines()) if text.startswith("lora_rnk"))
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    program = [sys.executable, "-m", "llamafactory.cli", "train", str(path), "flash_attn=False"]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=900, env=environment)
+    program = [sys.executable, "-m", "llamafactory.cli", "train", path, "flash_attn=False"]
+    done = warm.run(program, {**os.environ, "CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode != 0
     assert f"{path}:{line}: lora_rnk: no setting has this name" in done.stderr
     assert "command line: flash_attn: it takes no false" in done.stderr

@@ -223,21 +223,25 @@ class TestReuse:
         script.write_text(
             "import json, os, sys\n"
             "from host_steps import load_data\n"
-            "run = load_data(json.loads(sys.argv[1]))\n"
-            "files = sorted(f['filename'] for f in run.train.cache_files)\n"
-            "print(json.dumps([[f, os.stat(f).st_mtime_ns, os.stat(f).st_ino] for f in files]))\n"
+            "found = []\n"
+            "for recipe in json.loads(sys.argv[1]):\n"
+            "    files = sorted(f['filename'] for f in load_data(recipe).train.cache_files)\n"
+            "    found.append([[f, os.stat(f).st_mtime_ns, os.stat(f).st_ino] for f in files])\n"
+            "print(json.dumps(found))\n"
         )
 
-        def files(**changes):
+        def files(*changes):
+            """Return the files of each recipe, all loaded by one process."""
             path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
             known = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache"), "PYTHONPATH": path}
             known.pop("PYTHONHASHSEED", None)  # another order of sets in each process
-            command = [sys.executable, str(script), json.dumps(recipe(preprocessing_num_workers=2, **changes))]
+            recipes = [recipe(preprocessing_num_workers=2, **each) for each in changes]
+            command = [sys.executable, str(script), json.dumps(recipes)]
             done = subprocess.run(command, capture_output=True, text=True, env=known, timeout=900)
             assert done.returncode == 0, done.stderr[-2000:]
             return json.loads(done.stdout.splitlines()[-1])
 
-        first = files()
-        assert len(first) == 2 and files() == first
-        assert files(tokens_per_batch=4096) == first
-        assert files(cutoff_len=1000) != first
+        (first,) = files({})
+        assert len(first) == 2
+        again, budget, cut = files({}, {"tokens_per_batch": 4096}, {"cutoff_len": 1000})
+        assert again == first and budget == first and cut != first

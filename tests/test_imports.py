@@ -176,6 +176,29 @@ def foreign_changes(source):
                     yield getattr(top, "name", ""), node.lineno
 
 
+TESTS = Path(__file__).parent
+TEST_MODULES = sorted(path.relative_to(TESTS).as_posix() for path in TESTS.rglob("test_*.py"))
+
+
+def named_tests(source):
+    """Return the parts of imported names that are names of test modules."""
+    modules = {Path(file).stem for file in TEST_MODULES}
+    return {part for name in imports_of(source, "x.py") for part in name.split(".")} & modules
+
+
+class TestTests:
+    """What several tests need stands in ``conftest.py`` or in a module that is no test."""
+
+    def test_an_import_is_found(self):
+        assert named_tests("def f():\n    from tests.test_examples import RECIPES") == {"test_examples"}
+        assert named_tests("import test_imports as other") == {"test_imports"}
+        assert named_tests("from llamafactory_chatts import cli") == set()
+
+    @pytest.mark.parametrize("file", sorted(path.relative_to(TESTS).as_posix() for path in TESTS.rglob("*.py")))
+    def test_no_test_module_is_imported(self, file):
+        assert not named_tests((TESTS / file).read_text())
+
+
 class TestTable:
     """Nothing in LLaMA-Factory, transformers, peft or DeepSpeed is changed but by a row of the table."""
 

@@ -7,8 +7,7 @@ import signal
 import pytest
 import warm
 from shell_runs import BIN, Machine, end_all, free_port, last_line, lines_of, wait_for
-from test_training_cli import losses
-from test_training_launchers import may_abort
+from training_runs import losses, may_abort
 
 
 pytestmark = pytest.mark.slow

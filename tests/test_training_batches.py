@@ -1,12 +1,10 @@
 """The same samples in one optimizer step give the same loss, however they are put into passes."""
 
 import importlib.util
-import json
 from pathlib import Path
 
 import pytest
-from test_training_cli import BIN, TEXT_ONLY, cli, data_dir, losses, rows, settings  # noqa: F401
-from test_training_launchers import zero
+from training_runs import TEXT_ONLY, cli, losses, settings, write_sets, zero
 
 from llamafactory_chatts.data.synthesize.demo import generate
 
@@ -24,14 +22,7 @@ def uneven_dir(tmp_path_factory) -> Path:
     for index, row in enumerate(content):
         row["output"] = row["output"] * (1 + index % 3)
 
-    info = {}
-    for name, chosen in {"series": content, "eight": content[12:20]}.items():
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in chosen)
-        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
-        info[name] = {"file_name": f"{name}.jsonl", "formatting": "chatts"}
-
-    (folder / "dataset_info.json").write_text(json.dumps(info))
-    return folder
+    return write_sets(folder, {"series": content, "eight": content[12:20]})
 
 
 @pytest.fixture
@@ -82,7 +73,7 @@ def test_losses_of_the_hosts_own_normalization(run):
     assert in_pairs != pytest.approx(one_by_one, abs=1e-3), "the batches of a recipe matter here"
 
 
-def test_two_processes(tiny_base, data_dir, tmp_path):  # noqa: F811
+def test_two_processes(tiny_base, data_dir, tmp_path):
     """18 rows, 8 a step: the last step of an epoch is filled up in the recipe's own way."""
     common = shape(1, 4, max_steps=6, dataset="series,mixed", finetuning_type="full")
     for name, changes in {"plain": {}, "filled": {"tokens_per_batch": 400}}.items():
@@ -95,7 +86,7 @@ def test_two_processes(tiny_base, data_dir, tmp_path):  # noqa: F811
 
 
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
-def test_two_processes_of_deepspeed_zero3(tiny_base, data_dir, tmp_path):  # noqa: F811
+def test_two_processes_of_deepspeed_zero3(tiny_base, data_dir, tmp_path):
     """Losses are those of one process, which one wrong weight changes (6.8791 was seen, not 6.8763).
 
     The number of rows whose tokens fill a pass differs between the processes: a wrong count of passes hangs.

@@ -1,96 +1,19 @@
 """The real command line on the tiny base: processes, accumulation, kill and resume, export, packing."""
 
 import json
-import os
-import subprocess
+import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 import warm
-import yaml
+from training_runs import cli, environment, losses, settings
 
-from llamafactory_chatts.data.synthesize.demo import generate
 from llamafactory_chatts.recipe.checkpoints import RECORD
 
 
 pytestmark = pytest.mark.slow
-BIN = Path(sys.executable).parent
-TEXT_ONLY = [{"input": f"Say the number {n}.", "output": f"The number is {n}.", "timeseries": []} for n in range(6)]
-
-
-@pytest.fixture(scope="module")
-def rows() -> list[dict]:
-    return list(generate(18, seed=5, min_points=64, max_points=96))
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory, rows) -> Path:
-    folder = tmp_path_factory.mktemp("cli_data")
-    mixed = rows[:6] + TEXT_ONLY[:3] + rows[6:10] + TEXT_ONLY[3:]
-    columns = {"prompt": "input", "response": "output", "timeseries": "timeseries"}
-    info = {}
-    for name, content in {"series": rows, "mixed": mixed}.items():
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content)
-        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
-        info[name] = {"file_name": f"{name}.jsonl", "columns": columns}
-
-    (folder / "dataset_info.json").write_text(json.dumps(info))
-    return folder
-
-
-def settings(base: Path, data: Path, out: Path, **changes) -> dict:
-    return {
-        "model_name_or_path": str(base),
-        "stage": "sft",
-        "do_train": True,
-        "finetuning_type": "lora",
-        "lora_target": "all",
-        "template": "chatts",
-        "dataset_dir": str(data),
-        "dataset": "series",
-        "cutoff_len": 2048,
-        "output_dir": str(out),
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "per_device_train_batch_size": 1,
-        "learning_rate": 3.0e-3,
-        "lr_scheduler_type": "cosine",
-        "max_steps": 6,
-        "report_to": "none",
-        "seed": 3,
-        **changes,
-    }
-
-
-def environment(**extra: str) -> dict[str, str]:
-    path = f"{warm.folder()}{os.pathsep}{BIN}{os.pathsep}{os.environ['PATH']}"  # the host starts `torchrun` by name
-    return {
-        **os.environ,
-        "PATH": path,
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        **extra,
-    }
-
-
-def cli(command: str, recipe: dict, folder: Path, processes: int = 1, **env: str) -> str:
-    """Run ``llamafactory-cli COMMAND RECIPE``; return what it printed."""
-    path = folder / f"{command}_{time.monotonic_ns()}.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    command, env = [BIN / "llamafactory-cli", command, path], environment(**env)
-    done = warm.run(command, env, processes=processes)
-    printed = done.stdout + done.stderr
-    assert done.returncode == 0, done.stderr[-3000:]
-    return printed
-
-
-def losses(out: Path) -> list[float]:
-    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
-    return [entry["loss"] for entry in history if "loss" in entry]
 
 
 def test_two_processes_with_text_only_rows_equal_one(tiny_base, data_dir, tmp_path):
@@ -139,34 +62,42 @@ def test_gradients_of_one_batch_equal_accumulated_ones(tiny_base, data_dir, tmp_
     assert losses(tmp_path / "a") == pytest.approx(losses(tmp_path / "b"), abs=1e-5)
 
 
+KILLED = """
+import os, signal, sys
+import yaml
+from transformers import TrainerCallback
+from llamafactory.train.tuner import run_exp
+
+class Kill(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 12:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+run_exp(yaml.safe_load(open(sys.argv[2])), callbacks=[Kill()])
+"""
+
+
 def test_killed_run_resumes_to_the_same_loss(tiny_base, data_dir, tmp_path):
-    common = {"max_steps": 30, "save_strategy": "steps", "save_steps": 5, "save_total_limit": 2}
+    common = {"max_steps": 15, "save_strategy": "steps", "save_steps": 5, "save_total_limit": 2}
     common |= {"timeseries_sft_lr": 1.0e-3, "warmup_steps": 4}
     cli("train", settings(tiny_base, data_dir, tmp_path / "whole", **common), tmp_path)
 
     out = tmp_path / "killed"
     recipe = settings(tiny_base, data_dir, out, **common)
-    path = tmp_path / "killed.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    words = [BIN / "llamafactory-cli", "train", path]  # fresh: a fork would outlive its front for a moment
-    process = subprocess.Popen(words, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 900
-    while not (out / "checkpoint-10" / RECORD).exists() and time.monotonic() < deadline:
-        assert process.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.01)
-
-    process.kill()
-    process.wait()
-    assert not (out / "trainer_state.json").exists()
+    path = tmp_path / "killed.json"
+    path.write_text(json.dumps(recipe))
+    done = warm.run([sys.executable, "-c", KILLED, "train", path], environment())
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    assert (out / "checkpoint-10" / RECORD).exists() and not (out / "trainer_state.json").exists()
     log = cli("train", recipe, tmp_path)
     assert "Resuming training from" in log
     whole, resumed = losses(tmp_path / "whole"), losses(out)
-    assert resumed[-1] == pytest.approx(whole[-1], abs=1e-6)
-    assert resumed[-15:] == pytest.approx(whole[-15:], abs=1e-6)
+    assert len(resumed) == 15 and resumed[-1] == pytest.approx(whole[-1], abs=1e-6)
+    assert resumed == pytest.approx(whole, abs=1e-6)
 
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])
-def test_export_gives_the_logits_of_base_and_adapter(tiny_base, data_dir, tmp_path, rows, tuning):
+def test_export_gives_the_logits_of_base_and_adapter(tiny_base, data_dir, tmp_path, plant_rows, tuning):
     import shutil
 
     from llamafactory_chatts.model import from_pretrained, load_processor
@@ -190,7 +121,7 @@ def test_export_gives_the_logits_of_base_and_adapter(tiny_base, data_dir, tmp_pa
 
     from peft import PeftModel
 
-    text, series = rows[0]["input"], rows[0]["timeseries"]
+    text, series = plant_rows[0]["input"], plant_rows[0]["timeseries"]
     batch = load_processor(str(merged))(text=[text], timeseries=series, return_tensors="pt")
     start = from_pretrained(str(base)).eval()
     with torch.no_grad():

@@ -2,45 +2,16 @@
 
 import importlib.util
 import json
-from pathlib import Path
 
 import llamafactory
 import pytest
 import warm
 import yaml
 from shell_runs import free_port
-from test_training_cli import data_dir, environment, losses, rows, settings  # noqa: F401
+from training_runs import LAUNCHER, environment, losses, may_abort, settings, zero
 
 
 pytestmark = pytest.mark.slow
-LAUNCHER = importlib.util.find_spec("llamafactory").submodule_search_locations[0] + "/launcher.py"
-ZERO = {
-    "train_batch_size": "auto",
-    "train_micro_batch_size_per_gpu": "auto",
-    "gradient_accumulation_steps": "auto",
-    "gradient_clipping": "auto",
-    "zero_allow_untested_optimizer": True,
-}
-ABORT = "terminate called without an active exception"
-
-
-def zero(stage: int) -> str:
-    """Return the text of DeepSpeed's configuration for ``stage``."""
-    return json.dumps(
-        {**ZERO, "zero_optimization": {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True}}
-    )
-
-
-def may_abort(command: list, printed: str, out: Path) -> bool:
-    """Tell whether a run ended as only DeepSpeed with several processes on the CPU may end.
-
-    Threads of gloo still hold tensors of its gathers while Python shuts down, after everything was saved.
-    """
-    return (
-        any("deepspeed" in str(word) for word in command)
-        and ABORT in printed
-        and (out / "trainer_state.json").exists()
-    )
 
 
 def launch(command: list, recipe: dict, tmp_path, **env: str) -> None:
@@ -56,13 +27,13 @@ def test_host_is_untouched_on_disk():
     assert not any("chatts" in line for line in open(LAUNCHER))
 
 
-def test_torchrun(tiny_base, data_dir, tmp_path):  # noqa: F811
+def test_torchrun(tiny_base, data_dir, tmp_path):
     recipe = settings(tiny_base, data_dir, tmp_path / "out", max_steps=3, ddp_backend="gloo", dataset="mixed")
     launch(["torchrun", "--standalone", "--nproc_per_node", "2"], recipe, tmp_path)
     assert len(losses(tmp_path / "out")) == 3
 
 
-def test_accelerate(tiny_base, data_dir, tmp_path):  # noqa: F811
+def test_accelerate(tiny_base, data_dir, tmp_path):
     recipe = settings(tiny_base, data_dir, tmp_path / "out", max_steps=3)
     flags = ["--cpu", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no"]
     launch(["accelerate", "launch", *flags, "--dynamo_backend", "no"], recipe, tmp_path)
@@ -71,7 +42,7 @@ def test_accelerate(tiny_base, data_dir, tmp_path):  # noqa: F811
 
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
 @pytest.mark.parametrize("stage", [2, 3])
-def test_deepspeed(tiny_base, data_dir, tmp_path, stage):  # noqa: F811
+def test_deepspeed(tiny_base, data_dir, tmp_path, stage):
     config = tmp_path / "zero.json"
     config.write_text(zero(stage))
     recipe = settings(

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import warm
-from test_training_cli import data_dir, environment, rows, settings  # noqa: F401
+from training_runs import environment, settings
 
 
 pytestmark = pytest.mark.slow
@@ -52,17 +52,17 @@ def run(script: str, recipe: dict, tmp_path):
     return json.loads(lines[-1].split("SEEN ")[1])
 
 
-def test_predictions_see_the_series(tiny_base, data_dir, rows, tmp_path):  # noqa: F811
+def test_predictions_see_the_series(tiny_base, data_dir, plant_rows, tmp_path):
     pytest.importorskip("jieba"), pytest.importorskip("nltk"), pytest.importorskip("rouge_chinese")
     recipe = settings(tiny_base, data_dir, tmp_path / "out", do_train=False, do_predict=True)
     recipe |= {"predict_with_generate": True, "eval_dataset": "series", "max_new_tokens": 3}
     recipe |= {"per_device_eval_batch_size": 4, "do_sample": False}
     del recipe["dataset"], recipe["max_steps"]
     seen = run(PREDICT, recipe, tmp_path)
-    expected = [-(-len(series) // 8) for row in rows for series in row["timeseries"]]
+    expected = [-(-len(series) // 8) for row in plant_rows for series in row["timeseries"]]
     assert [count for batch in seen for count in batch] == expected  # once each: the cache is used afterwards
     lines = (tmp_path / "out" / "generated_predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["label"].strip() for line in lines] == [row["output"] for row in rows]
+    assert [json.loads(line)["label"].strip() for line in lines] == [row["output"] for row in plant_rows]
 
 
 def test_chat_takes_text_and_series(tiny_base, tmp_path):

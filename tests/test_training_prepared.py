@@ -5,7 +5,7 @@ from pathlib import Path
 import plants
 import pytest
 import yaml
-from test_training_cli import cli, losses, settings
+from training_runs import cli, losses, settings
 
 from llamafactory_chatts.data.prepare.run import prepare
 

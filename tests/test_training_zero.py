@@ -9,7 +9,7 @@ import pytest
 import torch
 import warm
 from safetensors.torch import load_file
-from test_training_cli import environment
+from training_runs import environment
 
 
 pytestmark = [

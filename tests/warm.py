@@ -8,6 +8,7 @@ fresh interpreter: the start-up file, what is imported when, and the arguments a
 
 import atexit
 import functools
+import gc
 import json
 import os
 import select
@@ -25,7 +26,20 @@ from pathlib import Path
 
 BIN = Path(sys.executable).parent
 PROGRAMS = ("python", "llamafactory-cli", "torchrun", "deepspeed", "accelerate")
-PRELOADED = ("llamafactory.train.tuner", "llamafactory.cli", "llamafactory.launcher", "torch.distributed.run")
+PRELOADED = (
+    "llamafactory.train.tuner",
+    "llamafactory.cli",
+    "llamafactory.launcher",
+    "torch.distributed.run",
+    "transformers.models.qwen2.modeling_qwen2",
+    "transformers.models.qwen3.modeling_qwen3",
+    "torch._inductor.utils",
+    "jsonschema",
+    "peft.tuners.lora",
+    "scipy.io",
+    "torchdata.stateful_dataloader",
+)
+IF_INSTALLED = ("deepspeed", "bitsandbytes")  # every training imports them where they are
 PASSED_ON = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 FRONT = """#!{python} -IS
@@ -70,7 +84,12 @@ def folder() -> Path:
         )
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
-    server = subprocess.Popen([sys.executable, __file__, address], stdin=subprocess.PIPE)
+    env = {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": "",
+        "DS_ACCELERATOR": "cpu",
+    }  # no card survives a fork
+    server = subprocess.Popen([sys.executable, __file__, address], stdin=subprocess.PIPE, env=env)
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     atexit.register(server.stdin.close)  # its end of file ends the server
     deadline = time.monotonic() + 900
@@ -81,16 +100,18 @@ def folder() -> Path:
     return made
 
 
-def run(words, env=None, cwd=None, timeout: float = 900, processes: int = 1) -> subprocess.CompletedProcess:
+def run(
+    words, env=None, cwd=None, timeout: float = 900, processes: int = 1, fresh: bool = False
+) -> subprocess.CompletedProcess:
     """Return what ``subprocess.run(words, capture_output=True, text=True)`` would.
 
     Args:
-        words: the first one is taken from :func:`folder`.
+        words: the first one is taken from :func:`folder`, unless the program is to be ``fresh``.
         processes: as many ranks of one torch.distributed group run ``words``; their outputs stand one after the other.
     """
     from shell_runs import free_port
 
-    words = [str(folder() / Path(words[0]).name), *map(str, words[1:])]
+    words = [str(words[0] if fresh else folder() / Path(words[0]).name), *map(str, words[1:])]
     env = {**(os.environ if env is None else env)}
     if processes == 1:
         return subprocess.run(words, env=env, cwd=cwd, timeout=timeout, capture_output=True, text=True)
@@ -238,11 +259,23 @@ def _serve_one(client: socket.socket) -> None:
 
 def serve(address: str) -> None:
     """Import the host, then serve until standard input ends."""
-    import importlib
+    import importlib.util
 
-    for name in PRELOADED:
+    installed = [name for name in IF_INSTALLED if importlib.util.find_spec(name)]
+    for name in (*PRELOADED, *installed):
         importlib.import_module(name)
 
+    import transformers
+
+    for name in ("ImageTextToText", "Seq2SeqLM", "TextToWaveform"):
+        tuple(getattr(transformers, f"AutoModelFor{name}")._model_mapping)  # the host looks for each model in them
+
+    if "deepspeed" in installed:
+        # Built with a compiler for the reductions of tensor-parallel inference alone; no training comes to it.
+        sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None
+
+    gc.collect()
+    gc.freeze()  # what was imported is no garbage: collections in the programs need not look at it
     atexit._clear()  # what the imports have registered belongs to no program
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address + ".new")

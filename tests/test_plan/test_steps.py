@@ -9,8 +9,8 @@ import pytest
 import torch
 import warm
 from accelerate.data_loader import BatchSamplerShard
-from test_training_cli import cli, environment
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
+from training_runs import cli, environment
 from transformers import Trainer
 
 from llamafactory_chatts.core.errors import ChatTSError
