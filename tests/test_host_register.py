@@ -6,9 +6,9 @@ import pickle
 import subprocess
 import sys
 from importlib import metadata
-from pathlib import Path
 
 import pytest
+import warm
 from shell_runs import free_port
 
 from llamafactory_chatts import register
@@ -316,12 +316,8 @@ def test_a_torchrun_worker_has_the_template(tmp_path):
         "import os\nfrom llamafactory.data import TEMPLATES\n"
         "print('rank', os.environ['RANK'], 'chatts' in TEMPLATES, flush=True)\n"
     )
-    torchrun = Path(sys.executable).with_name("torchrun")
-    done = subprocess.run(
-        [str(torchrun), "--nproc_per_node", "2", "--master_port", free_port(), str(script)],
-        capture_output=True,
-        text=True,
-    )
+    torchrun = ["torchrun", "--nproc_per_node", "2", "--master_port", free_port(), "--no-python"]
+    done = warm.run([*torchrun, sys.executable, script])  # its workers are fresh
     assert sorted(line for line in done.stdout.splitlines() if line.startswith("rank")) == [
         "rank 0 True",
         "rank 1 True",

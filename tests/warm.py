@@ -7,6 +7,7 @@ fresh interpreter: the start-up file, what is imported when, and the arguments a
 """
 
 import atexit
+import fcntl
 import functools
 import gc
 import json
@@ -66,7 +67,8 @@ for number in {passed_on}:
         signal.signal(number, lambda number, frame: os.kill(pid, number))
 code = os.waitstatus_to_exitcode(int.from_bytes(read(8), "big"))
 if code < 0:
-    signal.signal(-code, signal.SIG_DFL)
+    if code != -signal.SIGKILL:
+        signal.signal(-code, signal.SIG_DFL)
     os.kill(os.getpid(), -code)
 os._exit(code)
 """
@@ -74,9 +76,31 @@ os._exit(code)
 
 @functools.cache
 def folder() -> Path:
-    """Return the folder with the executables; the process behind them ends with this one."""
-    made = Path(tempfile.mkdtemp(prefix="chatts_warm_"))
+    """Return the folder with the executables; the process behind them ends with the last one that has asked for it.
+
+    The workers of one run of the tests share it: its imports take as long as ten trainings.
+    """
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    made = Path(tempfile.gettempdir(), f"chatts_warm_{run}") if run else Path(tempfile.mkdtemp(prefix="chatts_warm_"))
+    made.mkdir(mode=0o700, exist_ok=True)
     address = str(made / "socket")
+    with open(made / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        first = not (made / "users").exists()
+        if first:
+            os.mkfifo(made / "users")
+
+        os.open(made / "users", os.O_RDWR)  # open until this process ends: the server reads the end of file then
+        if first:
+            _start(made, address)
+
+        assert os.path.exists(address), "the process behind warm programs did not start"
+
+    return made
+
+
+def _start(made: Path, address: str) -> None:
+    """Write the executables, start the server and wait until it serves."""
     for name in PROGRAMS:
         path = made / name
         path.write_text(
@@ -84,20 +108,12 @@ def folder() -> Path:
         )
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
-    env = {
-        **os.environ,
-        "CUDA_VISIBLE_DEVICES": "",
-        "DS_ACCELERATOR": "cpu",
-    }  # no card survives a fork
-    server = subprocess.Popen([sys.executable, __file__, address], stdin=subprocess.PIPE, env=env)
-    atexit.register(shutil.rmtree, made, ignore_errors=True)
-    atexit.register(server.stdin.close)  # its end of file ends the server
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}  # no card survives a fork
+    env["HF_DATASETS_CACHE"] = str(made / "cache")  # read when it is imported: it is that of all programs
+    server = subprocess.Popen([sys.executable, __file__, str(made)], stdin=subprocess.DEVNULL, env=env)
     deadline = time.monotonic() + 900
-    while not os.path.exists(address):
-        assert server.poll() is None and time.monotonic() < deadline, "the process behind warm programs did not start"
+    while server.poll() is None and time.monotonic() < deadline and not os.path.exists(address):
         time.sleep(0.05)
-
-    return made
 
 
 def run(
@@ -257,9 +273,12 @@ def _serve_one(client: socket.socket) -> None:
             return
 
 
-def serve(address: str) -> None:
-    """Import the host, then serve until standard input ends."""
+def serve(made: Path) -> None:
+    """Import the host, then serve until all who have opened ``users`` in the folder have ended; remove the folder."""
     import importlib.util
+
+    users = os.open(made / "users", os.O_RDONLY | os.O_NONBLOCK)
+    address = str(made / "socket")
 
     installed = [name for name in IF_INSTALLED if importlib.util.find_spec(name)]
     for name in (*PRELOADED, *installed):
@@ -272,7 +291,7 @@ def serve(address: str) -> None:
 
     if "deepspeed" in installed:
         # Built with a compiler for the reductions of tensor-parallel inference alone; no training comes to it.
-        sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None
+        importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None
 
     gc.collect()
     gc.freeze()  # what was imported is no garbage: collections in the programs need not look at it
@@ -283,8 +302,9 @@ def serve(address: str) -> None:
     os.rename(address + ".new", address)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
-        ready, _, _ = select.select([listener, 0], [], [])
-        if 0 in ready and not os.read(0, 1):
+        ready, _, _ = select.select([listener, users], [], [])
+        if users in ready and not os.read(users, 1):
+            shutil.rmtree(made, ignore_errors=True)
             return
 
         if listener in ready:
@@ -301,4 +321,4 @@ def serve(address: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(Path(sys.argv[1]))

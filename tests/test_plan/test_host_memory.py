@@ -64,10 +64,10 @@ class TestLaunchers:
 
 
 WATCHED = """
-import os, re, sys
+import importlib, os, re
 from llamafactory.train.tuner import run_exp
 
-sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # compiled, and used by inference only
+importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None  # compiled, and used by inference only
 run_exp()
 text = open("/proc/self/status").read()
 with open(os.environ["PEAKS"] + os.environ["RANK"], "w") as file:
