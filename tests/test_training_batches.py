@@ -10,8 +10,7 @@ from llamafactory_chatts.data.synthesize.demo import generate
 
 
 pytestmark = pytest.mark.slow
-STEPS = 12
-"""Two epochs, each with a smaller last step, and two steps more."""
+STEPS = 20
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +27,7 @@ def uneven_dir(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(tiny_base, uneven_dir, tmp_path):
-    """Train all parameters in float32 for 12 steps; return the loss of each."""
+    """Train all parameters in float32 for 20 steps; return the loss of each."""
     from llamafactory.train.tuner import run_exp
 
     def run(**changes) -> list[float]:
