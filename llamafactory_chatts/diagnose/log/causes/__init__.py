@@ -1,25 +1,10 @@
 """Known failures, by topic."""
 
-from ..cause import Cause
-from . import (
-    build,
-    data,
-    distributed,
-    environment,
-    files,
-    gpu,
-    model,
-    recipe,
-    serving,
-    training,
-    versions,
-    weights,
-)
+from ..row import Row
+from . import build, files, gpu, model, packages, recipe, serving, training
 
 
-_TOPICS = (serving, build, gpu, training, weights, model, recipe, environment, versions, distributed, files, data)
+_TOPICS = (serving, build, gpu, training, model, packages, files, recipe)
 
-ALL: tuple[Cause, ...] = tuple(
-    sorted((one for topic in _TOPICS for one in topic.CAUSES), key=lambda cause: cause.general)
-)
-"""Every rule; earlier ones win over later ones, special ones over general ones."""
+ALL: tuple[Row, ...] = tuple(sorted((row for topic in _TOPICS for row in topic.ROWS), key=lambda row: row.general))
+"""The table; earlier rows win over later ones, special ones over general ones."""

@@ -2,7 +2,7 @@
 
 import re
 
-from ..cause import rule
+from ..row import row
 
 
 _SIZE = r"[\d.]+ (?:[KMGT]iB|B|bytes)"
@@ -68,9 +68,13 @@ def _mib(size: str) -> float:
     return float(number) * _UNITS[unit]
 
 
-def _out_of_memory(match: re.Match[str]) -> str:
-    """Say what was asked for and what there was."""
+def _out_of_memory(match: re.Match[str]) -> tuple[str, str]:
     found = _Message(match.string)
+    return _what(found), _fix(found)
+
+
+def _what(found: _Message) -> str:
+    """Say what was asked for and what there was."""
     gpu, where = re.search(r"GPU (\d+)", found.text), _PASS.search(found.text)
     parts = [(f"GPU {gpu[1]}" if gpu else "the GPU") + " is out of memory" + (where[0] if where else "")]
     parts += [f"{found.asked} were asked for"] if found.asked else []
@@ -82,9 +86,8 @@ def _out_of_memory(match: re.Match[str]) -> str:
     return ", ".join(parts)
 
 
-def _make_room(match: re.Match[str]) -> str:
+def _fix(found: _Message) -> str:
     """Name what helps: first what is not this training's fault, then settings, then the rest."""
-    found = _Message(match.string)
     effects = ", ".join(f"{setting} ({saved})" for setting, saved in found.effects.items())
     first, also = [_end_others(found)] if found.others_took_it else [], []
     if found.fragmented and effects:
@@ -109,13 +112,10 @@ def _end_others(found: _Message) -> str:
     return f"{who} memory of this GPU: {look}; {end}"
 
 
-OUT_OF_MEMORY = rule(
+# fmt: off
+OUT_OF_MEMORY = row(
     r"(?:CUDA|HIP|NPU|XPU|MPS backend) out of memory\. ?Tried to allocate|(?<!ray\.exceptions\.)OutOfMemoryError: |"
-    r"CUDA error: out of "
-    r"memory|cuda runtime error \(2\)|CUDA_ERROR_OUT_OF_MEMORY|cudaMalloc[^\n]*out of memory|"
+    r"CUDA error: out of memory|cuda runtime error \(2\)|CUDA_ERROR_OUT_OF_MEMORY|cudaMalloc[^\n]*out of memory|"
     r"cudaErrorMemoryAllocation|No executable batch size found",
-    _out_of_memory,
-    _make_room,
-    needles=("CUDA out of memory", "CUDA error: out of memory"),
-    advised=True,
-)
+    _out_of_memory, lines=("CUDA out of memory", "CUDA error: out of memory"))
+# fmt: on

@@ -1,0 +1,132 @@
+"""The form of a known failure: what it looks like, what is wrong, what to change."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from ...core.installs import STACK, install
+
+
+Certainty = Literal["certain", "likely"]
+Match = re.Match[str]
+
+_OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
+_FIELD = re.compile(r"\{(?!pip |stack\})([^{}:]+)\}")
+_INSTALL = re.compile(r"\{(?:pip ([^{}]+)|stack)\}")
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """One finding about a failed run.
+
+    Attributes:
+        cause: what went wrong, in one line.
+        evidence: the line that shows it, with its number (``line 120: ...``), or what is known from outside the log.
+        fix: the command to run or the change to make.
+        certainty: ``certain`` when the evidence names the cause itself, ``likely`` when it only points to it.
+    """
+
+    cause: str
+    evidence: str
+    fix: str
+    certainty: Certainty = "certain"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One known failure.
+
+    Attributes:
+        pattern: searched in ``Class: message`` of an exception, and in lines that hold one of ``lines``.
+        what, fix: what went wrong and what to change (see :func:`fill`), or a function of the match that says it;
+            without ``fix`` the function says both.
+        certainty: whether the pattern names the cause itself, or only points to it.
+        lines: words one of which stands in a line outside tracebacks that shows the failure; empty: the pattern is
+            for exceptions only.
+        frame: searched in the innermost frame (``file:line in function``), for exceptions that only their place tells.
+        general: true of many failures; used when no other row fits an exception it was raised from or with.
+        peer: a consequence in one process of what happened to another one.
+        benign: such a line also stands in healthy logs; it counts only when nothing else explains a failure.
+        explains: searched in an exception's text: a line of this row above such an exception is its cause, whatever
+            another row says about the exception.
+        phase: searched in what the run was doing (see :class:`Facts`).
+    """
+
+    pattern: re.Pattern[str]
+    what: str | Callable[[Match], str | tuple[str, str]]
+    fix: str
+    certainty: Certainty
+    lines: tuple[str, ...] = ()
+    frame: re.Pattern[str] | None = None
+    general: bool = False
+    peer: bool = False
+    benign: bool = False
+    explains: re.Pattern[str] | None = None
+    phase: re.Pattern[str] | None = None
+
+    @property
+    def special(self) -> bool:
+        """Whether a line that shows it is the cause by itself."""
+        return not (self.general or self.peer or self.benign)
+
+    def match(self, text: str, frame: str = "", phase: str = "") -> Match | None:
+        """Return where the pattern fits an exception's text, None where text, frame or phase do not fit."""
+        if self.frame is not None and not self.frame.search(frame):
+            return None
+
+        if self.phase is not None and not self.phase.search(phase):
+            return None
+
+        return self.pattern.search(text)
+
+    def say(self, match: Match) -> tuple[str, str]:
+        """Return what is wrong and what to change."""
+        if not callable(self.what):
+            return fill(self.what, match), fill(self.fix, match)
+
+        said = self.what(match)
+        return said if isinstance(said, tuple) else (said, fill(self.fix, match))
+
+
+def row(
+    pattern: str,
+    what: str | Callable[[Match], str | tuple[str, str]],
+    fix: str = "",
+    *,
+    likely: bool = False,
+    lines: tuple[str, ...] = (),
+    frame: str | None = None,
+    general: bool = False,
+    peer: bool = False,
+    benign: bool = False,
+    explains: str | None = None,
+    phase: str | None = None,
+) -> Row:
+    """Return a row of the table; see :class:`Row`."""
+    where, why, when = (re.compile(one) if one is not None else None for one in (frame, explains, phase))
+    certainty: Certainty = "likely" if likely else "certain"
+    return Row(re.compile(pattern), what, fix, certainty, lines, where, general, peer, benign, why, when)
+
+
+def fill(text: str, match: Match) -> str:
+    """Return a sentence of the table for a match, on one line.
+
+    ``{name}`` is a named group of the pattern, ``{one|other|some words}`` the first of several that is there, else
+    the words; ``[...]`` is left out when a field in it is not there. ``{pip torch}`` becomes the command that installs
+    packages in their supported range, ``{stack}`` that for LLaMA-Factory and what it calls.
+    """
+    groups = match.groupdict()
+
+    def value(field: str) -> str:
+        names = field.split("|")
+        found = next((groups[name] if name in groups else name for name in names if groups.get(name, name)), "") or ""
+        return " ".join(found.split())[:300]
+
+    def command(found: Match) -> str:
+        words = re.split(r" (?=[\w-])", found[1]) if found[1] else ["llamafactory", *STACK]
+        options = [word for word in words if word.startswith("--")]
+        return install(*words[len(options) :], options=" ".join(options))
+
+    text = _OPTIONAL.sub(lambda part: part[1] if all(map(value, _FIELD.findall(part[1]))) else "", text)
+    return _INSTALL.sub(command, _FIELD.sub(lambda field: value(field[1]) or "?", text))
