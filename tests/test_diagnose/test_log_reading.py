@@ -1,5 +1,6 @@
 """How a log is read: pieces, prefixes, tracebacks, exit codes, size."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from llamafactory_chatts.core.errors import ChatTSError
+from llamafactory_chatts.core.installs import STACK, install
 from llamafactory_chatts.diagnose.log import reading as log_reading
-from llamafactory_chatts.diagnose.log.cause import fill
 from llamafactory_chatts.diagnose.log.causes import ALL
 from llamafactory_chatts.diagnose.log.diagnose import diagnose_log
 from llamafactory_chatts.diagnose.log.lines import LONGEST, read_lines
+from llamafactory_chatts.diagnose.log.row import fill, row
 from llamafactory_chatts.diagnose.log.signals import signal_of
 
 
@@ -42,7 +44,7 @@ def lines(tmp_path):
 class TestLines:
     def test_states_of_a_progress_bar_are_left_out_and_numbers_are_those_of_an_editor(self, lines):
         bar = b"\r  3%|\xe2\x96\x8e   | 12/400 [00:40<21:40,  3.35s/it]"
-        assert lines(b"one" + bar * 3 + b"\ntwo\n") == [(1, None, "one"), (2, None, "two"), (3, None, "")]
+        assert lines(b"one" + bar * 3 + b"\ntwo\n") == [(1, None, "one"), (2, None, "two")]
 
     def test_what_follows_a_bar_on_its_line_is_kept(self, lines):
         text = b"  3%|x  | 12/400 [00:40<21:40,  3.35s/it][rank1]: Traceback (most recent call last):"
@@ -68,12 +70,18 @@ class TestLines:
         assert {len(text) for _, _, text in found} <= {LONGEST, 5, 3} and found[-1] == (2, None, "end")
         assert sum(len(text) for _, _, text in found) == 3 * LONGEST + 8
 
-    @pytest.mark.parametrize("chunk", [1, 2, 7, 64])
-    def test_where_the_file_is_cut_while_reading_changes_nothing(self, lines, monkeypatch, chunk):
-        text = b"a\rb\rc\n\nd \xe2\x96\x8e e\nlast"
-        whole = lines(text)
-        monkeypatch.setattr("llamafactory_chatts.diagnose.log.lines.CHUNK", chunk)
-        assert lines(text) == whole
+    @pytest.mark.parametrize("chunk", [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14])
+    def test_where_the_file_is_cut_while_reading_changes_nothing(self, lines, chunk):
+        long = b"x" * (8192 - chunk)  # Python reads 8 KiB at a time
+        text = [
+            (1, None, "a"),
+            (1, None, "b"),
+            (1, None, "c"),
+            (2, None, ""),
+            (3, None, "d \u258e e"),
+            (4, None, "last"),
+        ]
+        assert lines(long + b"\na\rb\rc\n\nd \xe2\x96\x8e e\r\nlast")[1:] == [(n + 1, *more) for n, *more in text]
 
 
 class TestCodes:
@@ -274,19 +282,25 @@ class TestOther:
             diagnose_log(tmp_path)
 
     def test_every_sentence_can_be_filled(self):
-        import re
-
-        for cause in ALL:
-            if isinstance(cause.cause, str):
-                names = set(re.findall(r"\{(\w+)\}", cause.cause)) | set(
-                    re.findall(r"\{(\w+)\}", cause.fix) if isinstance(cause.fix, str) else []
-                )
-                assert names <= set(cause.pattern.groupindex), cause.pattern.pattern
+        for one in ALL:
+            texts = [text for text in (one.what, one.fix) if isinstance(text, str)]
+            names = {name for text in texts for name in re.findall(r"\{(?:pip \{)?(\w+)[}|]", text)} - {"stack"}
+            assert names <= set(one.pattern.groupindex), one.pattern.pattern
+            assert one.fix or callable(one.what), one.pattern.pattern
 
     def test_fields_that_a_message_did_not_fill(self):
-        import re
+        match = re.search(r"(?P<a>x)|(?P<b>y)", "x")
+        assert fill("{a} and {b}", match) == "x and ?"
+        assert fill("{b|a}, {b|no b}[, b is {b}][, a is {a}] {c: d}", match) == "x, no b, a is x {c: d}"
 
-        assert fill("{a} and {b}", re.search(r"(?P<a>x)|(?P<b>y)", "x")) == "x and ?"
+    def test_commands_that_install(self):
+        match = re.search(r"(?P<need>\S+)", "trl>=0.8.6,<=0.9.6")
+        assert fill("{pip --upgrade torch}", match) == install("torch", options="--upgrade")
+        assert fill("{pip {need}}; {stack}", match) == f"{install('trl')}; {install('llamafactory', *STACK)}"
+
+    def test_a_row_may_say_both_by_a_function(self):
+        one = row("x(?P<n>\\d)", lambda match: (f"{match['n']} is wrong", "Mend it"))
+        assert one.say(one.match("x7")) == ("7 is wrong", "Mend it")
 
     @pytest.mark.parametrize("kind", ["bars", "lines", "one line"])
     def test_memory_does_not_grow_with_the_log(self, tmp_path, kind):

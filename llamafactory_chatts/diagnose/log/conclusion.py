@@ -78,10 +78,10 @@ def _uncaught(reading: Reading, only_after_success: bool) -> list[Trace]:
 
     alone = [trace for trace in reading.traces.alone if not _is_wrapper(trace) and trace.number > finished]
     first = reading.facts.first_rank
-    order = [
-        (_is_peer(trace), first is not None and str(trace.rank) != first, trace) for trace in last.values() or alone
-    ]
-    return [trace for *_, trace in sorted(order, key=lambda item: (*item[:2], item[2].number))]
+    return sorted(
+        list(last.values()) or alone,
+        key=lambda trace: (_is_peer(trace), first is not None and str(trace.rank) != first, trace.number),
+    )
 
 
 def _is_wrapper(trace: Trace) -> bool:

@@ -135,7 +135,8 @@ class Facts:
         if found := _EXIT.match(text):
             self.code = (line, int(found[1]))
         elif found := _DEATH.search(text):
-            number = int(found[2]) if found[2] else _SIGNALS.get(found[1], 0)
+            name = found[1] or found[2]
+            number = int(name) if name.isdigit() else _SIGNALS.get(name, 0)
             self.agent = self.agent or (line, number)
         elif found := _CODE.search(text):
             self.codes.append((line, int(found[1] or found[2])))

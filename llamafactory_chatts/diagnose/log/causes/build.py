@@ -68,7 +68,7 @@ ROWS = (
         "toolkit", lines=("unsupported GNU version",)),
     row(r"cannot find -l(?P<lib>cuda|curand|cublas|cudart|cusparse|cusolver|nvrtc|aio|stdc\+\+)\b|"
         r"lib(?P<so>cuda)\.so cannot found|AssertionError: libcuda\.so cannot (?:be )?found",
-        "the linker does not find lib{lib|so}.so",
+        "the linker does not find lib{lib|so|cuda}.so",
         "libcuda comes with the driver: run `ldconfig`, or make libcuda.so a link to libcuda.so.1 (WSL: "
         "/usr/lib/wsl/lib); the others come with the CUDA toolkit: set CUDA_HOME and LIBRARY_PATH=$CUDA_HOME/lib64",
         lines=("cannot find -l",), benign=True, explains=_COMPILING),
@@ -100,7 +100,8 @@ ROWS = (
         "a binary needs a newer C or C++ library (glibc, libstdc++) than this system has: {symbol|other}",
         "Use a newer system or container image; for libstdc++ (GLIBCXX, CXXABI) `conda install -c conda-forge "
         "libstdcxx-ng` and LD_LIBRARY_PATH=$CONDA_PREFIX/lib", lines=("GLIBCXX_", "GLIBC_", "CXXABI_"), benign=True,
-        explains="Error building extension|bitsandbytes|not found|Failed to import|native library|NoneType|ImportError|OSError"),
+        explains="Error building extension|bitsandbytes|not found|Failed to import|native library|NoneType|"
+                 "ImportError|OSError"),
     row(r"Error building extension '(?P<name>\w+)'|Unable to JIT load the (?P<op>\w+) op",
         _not_compiled,
         "Look at the compiler's first error above; install g++ and ninja (and nvcc for GPU operations), delete "
@@ -140,7 +141,8 @@ ROWS = (
         "bitsandbytes has no library for this CUDA version, or could not load it",
         "{pip --upgrade --force-reinstall --no-deps bitsandbytes}; `python -m bitsandbytes` shows what it finds, "
         "`lmf-chatts doctor` whether it quantises; unset BNB_CUDA_VERSION and a foreign LD_LIBRARY_PATH",
-        lines=("CUDA Setup failed despite", "Could not load bitsandbytes native library", "was compiled without GPU support"),
+        lines=("CUDA Setup failed despite", "Could not load bitsandbytes native library",
+               "was compiled without GPU support"),
         benign=True, explains="bitsandbytes|str2optimizer|NoneType' object has no attribute 'c|libbitsandbytes"),
     row(r"Error (?P<what>[\w ]+?) at line \d+ in file \S*(?:ops\.cu|bitsandbytes)",
         "bitsandbytes' kernels failed on this GPU ({what}): it was built for another CUDA version or card",

@@ -46,8 +46,8 @@ def _missing_name(match: re.Match[str]) -> tuple[str, str]:
     command = install(top) if is_ours(top) else install(*STACK)
     return (
         f"versions do not fit: {match['where']} has no {match['name']}",
-        f"One of the two packages is too old or too new: `{command}`; `lmf-chatts doctor` checks the whole environment "
-        "and shows the command",
+        f"One of the two packages is too old or too new: `{command}`; `lmf-chatts doctor` checks the whole "
+        "environment and shows the command",
     )
 
 
