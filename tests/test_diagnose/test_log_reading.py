@@ -13,7 +13,7 @@ from llamafactory_chatts.diagnose.log import reading as log_reading
 from llamafactory_chatts.diagnose.log.causes import ALL
 from llamafactory_chatts.diagnose.log.diagnose import diagnose_log
 from llamafactory_chatts.diagnose.log.lines import LONGEST, read_lines
-from llamafactory_chatts.diagnose.log.row import fill, row
+from llamafactory_chatts.diagnose.log.row import Row, fill
 from llamafactory_chatts.diagnose.log.signals import signal_of
 
 
@@ -285,8 +285,8 @@ class TestOther:
         for one in ALL:
             texts = [text for text in (one.what, one.fix) if isinstance(text, str)]
             names = {name for text in texts for name in re.findall(r"\{(?:pip \{)?(\w+)[}|]", text)} - {"stack"}
-            assert names <= set(one.pattern.groupindex), one.pattern.pattern
-            assert one.fix or callable(one.what), one.pattern.pattern
+            assert names <= set(re.compile(one.pattern).groupindex), one.pattern
+            assert one.fix or callable(one.what), one.pattern
 
     def test_fields_that_a_message_did_not_fill(self):
         match = re.search(r"(?P<a>x)|(?P<b>y)", "x")
@@ -299,7 +299,7 @@ class TestOther:
         assert fill("{pip {need}}; {stack}", match) == f"{install('trl')}; {install('llamafactory', *STACK)}"
 
     def test_a_row_may_say_both_by_a_function(self):
-        one = row("x(?P<n>\\d)", lambda match: (f"{match['n']} is wrong", "Mend it"))
+        one = Row("x(?P<n>\\d)", lambda match: (f"{match['n']} is wrong", "Mend it"))
         assert one.say(one.match("x7")) == ("7 is wrong", "Mend it")
 
     @pytest.mark.parametrize("kind", ["bars", "lines", "one line"])

@@ -111,10 +111,10 @@ def _by_row(reading: Reading, traces: list[Trace]) -> Diagnosis | None:
 
         matched += _match(trace, facts.phase)
 
-    hits = [(line, row) for line, row in reading.hits.values() if row.match(line.text, phase=facts.phase)]
+    hits = [(line, row) for row, line in reading.hits.items() if row.match(line.text, phase=facts.phase)]
     hits.sort(key=lambda hit: hit[0].number)
     for line, row in hits if traces else ():
-        if row.explains and line.number < traces[0].number and row.explains.search(traces[0].text):
+        if line.number < traces[0].number and row.is_explanation_of(traces[0].text):
             return _shown(line, row)
 
     for trace, row, match in matched:
@@ -144,7 +144,7 @@ def _own(trace: Trace) -> Diagnosis | None:
             for cause in reversed(item.chain()):
                 if OUT_OF_MEMORY.match(cause.text, cause.frame):
                     text = item.text if cause is item else f"{cause.text}\n{item.text}"
-                    match = OUT_OF_MEMORY.pattern.search(text)
+                    match = OUT_OF_MEMORY.search(text)
                     return _diagnosis(OUT_OF_MEMORY, match, cause.line(match)) if match else None
 
             return _passed_on(item.text.removeprefix(f"{item.kind}: "), item.line())
@@ -206,12 +206,12 @@ def _passed_on(text: str, shown: Line) -> Diagnosis:
 def _diagnosis(row: Row, match: Match, line: Line) -> Diagnosis:
     rank = f"rank {line.rank}: " if line.rank is not None else ""
     what, fix = row.say(match)
-    return Diagnosis(rank + what, quote(line, line.text.find(match[0])), fix, row.certainty)
+    return Diagnosis(rank + what, quote(line, line.text.find(match[0])), fix, "likely" if row.likely else "certain")
 
 
 def _shown(line: Line, row: Row) -> Diagnosis:
     """Return the finding of a row that a line outside tracebacks shows."""
-    match = row.pattern.search(line.text)
+    match = row.search(line.text)
     assert match is not None, "kept because the pattern fits"
     return _diagnosis(row, match, line)
 
@@ -232,7 +232,7 @@ def _without_end(reading: Reading) -> Iterator[Diagnosis]:
     if facts.finished:
         return
 
-    told = any(line.number > facts.stepped and not (row.benign or row.peer) for line, row in reading.hits.values())
+    told = any(line.number > facts.stepped and not (row.benign or row.peer) for row, line in reading.hits.items())
     found = _by_row(reading, []) if told else _by_complaint(reading, [], None)
     if found is not None:
         yield found

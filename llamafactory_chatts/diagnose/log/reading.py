@@ -28,14 +28,14 @@ class Reading:
     """Everything that one pass over a log keeps; its size does not depend on the log's.
 
     Attributes:
-        hits: by the row's place in the table, the first line outside tracebacks that shows its failure.
+        hits: by row, the first line outside tracebacks that shows its failure.
         complaints: lines outside tracebacks that speak of something wrong, the first ones; late: the last ones.
         tail: the last lines outside tracebacks.
     """
 
     facts: Facts = field(default_factory=Facts)
     traces: Traces = field(default_factory=Traces)
-    hits: dict[int, tuple[Line, Row]] = field(default_factory=dict)
+    hits: dict[Row, Line] = field(default_factory=dict)
     complaints: list[Line] = field(default_factory=list)
     late: deque[Line] = field(default_factory=lambda: deque(maxlen=_LAST))
     tail: deque[Line] = field(default_factory=lambda: deque(maxlen=60))
@@ -55,12 +55,12 @@ class Reading:
         if text[0] != "{" and any(word in lower for word in _COMPLAINTS):
             (self.complaints if len(self.complaints) < _FIRST else self.late).append(line)
 
-        for index, row in _SHOWN_BY_LINES:
-            if index not in self.hits and any(word in text for word in row.lines) and row.pattern.search(text):
-                self.hits[index] = (line, row)
+        for row in _SHOWN_BY_LINES:
+            if row not in self.hits and any(word in text for word in row.lines) and row.search(text):
+                self.hits[row] = line
 
 
-_SHOWN_BY_LINES = [(index, row) for index, row in enumerate(ALL) if row.lines]
+_SHOWN_BY_LINES = [row for row in ALL if row.lines]
 
 
 def read(path: Path) -> Reading:

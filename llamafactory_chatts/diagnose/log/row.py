@@ -1,8 +1,9 @@
 """The form of a known failure: what it looks like, what is wrong, what to change."""
 
+import functools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 from ...core.installs import STACK, install
@@ -33,37 +34,38 @@ class Diagnosis:
     certainty: Certainty = "certain"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
-    """One known failure.
+    """One known failure. Patterns are regular expressions, searched.
 
     Attributes:
-        pattern: searched in ``Class: message`` of an exception, and in lines that hold one of ``lines``.
+        pattern: fits ``Class: message`` of an exception, and lines that hold one of ``lines``.
         what, fix: what went wrong and what to change (see :func:`fill`), or a function of the match that says it;
             without ``fix`` the function says both.
-        certainty: whether the pattern names the cause itself, or only points to it.
+        likely: the pattern only points to the cause, it does not name it.
         lines: words one of which stands in a line outside tracebacks that shows the failure; empty: the pattern is
             for exceptions only.
-        frame: searched in the innermost frame (``file:line in function``), for exceptions that only their place tells.
+        frame: fits the innermost frame (``file:line in function``), for exceptions that only their place tells.
         general: true of many failures; used when no other row fits an exception it was raised from or with.
         peer: a consequence in one process of what happened to another one.
         benign: such a line also stands in healthy logs; it counts only when nothing else explains a failure.
-        explains: searched in an exception's text: a line of this row above such an exception is its cause, whatever
-            another row says about the exception.
-        phase: searched in what the run was doing (see :class:`Facts`).
+        explains: fits an exception's text: a line of this row above such an exception is its cause, whatever another
+            row says about the exception.
+        phase: fits what the run was doing (see :class:`Facts`).
     """
 
-    pattern: re.Pattern[str]
+    pattern: str
     what: str | Callable[[Match], str | tuple[str, str]]
-    fix: str
-    certainty: Certainty
+    fix: str = ""
+    _: KW_ONLY
+    likely: bool = False
     lines: tuple[str, ...] = ()
-    frame: re.Pattern[str] | None = None
+    frame: str = ""
     general: bool = False
     peer: bool = False
     benign: bool = False
-    explains: re.Pattern[str] | None = None
-    phase: re.Pattern[str] | None = None
+    explains: str | None = None
+    phase: str = ""
 
     @property
     def special(self) -> bool:
@@ -72,13 +74,16 @@ class Row:
 
     def match(self, text: str, frame: str = "", phase: str = "") -> Match | None:
         """Return where the pattern fits an exception's text, None where text, frame or phase do not fit."""
-        if self.frame is not None and not self.frame.search(frame):
-            return None
+        fits = _compiled(self.frame).search(frame) and _compiled(self.phase).search(phase)
+        return _compiled(self.pattern).search(text) if fits else None
 
-        if self.phase is not None and not self.phase.search(phase):
-            return None
+    def search(self, text: str) -> Match | None:
+        """Return where the pattern fits a text, whatever its place."""
+        return _compiled(self.pattern).search(text)
 
-        return self.pattern.search(text)
+    def is_explanation_of(self, text: str) -> bool:
+        """Tell whether a line of this row explains an exception below it."""
+        return self.explains is not None and bool(_compiled(self.explains).search(text))
 
     def say(self, match: Match) -> tuple[str, str]:
         """Return what is wrong and what to change."""
@@ -89,24 +94,7 @@ class Row:
         return said if isinstance(said, tuple) else (said, fill(self.fix, match))
 
 
-def row(
-    pattern: str,
-    what: str | Callable[[Match], str | tuple[str, str]],
-    fix: str = "",
-    *,
-    likely: bool = False,
-    lines: tuple[str, ...] = (),
-    frame: str | None = None,
-    general: bool = False,
-    peer: bool = False,
-    benign: bool = False,
-    explains: str | None = None,
-    phase: str | None = None,
-) -> Row:
-    """Return a row of the table; see :class:`Row`."""
-    where, why, when = (re.compile(one) if one is not None else None for one in (frame, explains, phase))
-    certainty: Certainty = "likely" if likely else "certain"
-    return Row(re.compile(pattern), what, fix, certainty, lines, where, general, peer, benign, why, when)
+_compiled = functools.cache(re.compile)
 
 
 def fill(text: str, match: Match) -> str:

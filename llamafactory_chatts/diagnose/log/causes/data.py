@@ -2,7 +2,7 @@
 
 import re
 
-from ..row import row
+from ..row import Row
 
 
 _COLUMNS = (
@@ -37,36 +37,36 @@ def _decoding(match: re.Match[str]) -> tuple[str, str]:
 
 # fmt: off
 ROWS = (
-    row(rf"KeyError: ['\"](?P<key>{_COLUMNS})['\"]",
+    Row(rf"KeyError: ['\"](?P<key>{_COLUMNS})['\"]",
         "the rows of the dataset have no {key}: its entry's columns or tags name something that is not there",
         "Correct `columns` and `tags` (role_tag, content_tag, user_tag, assistant_tag) of the entry in "
         "dataset_info.json, and its formatting (alpaca or sharegpt); `lmf-chatts dataset-info validate` and "
         "`lmf-chatts check` show what the file holds",
         frame=r"llamafactory|datasets[/\\]|transformers|torch[/\\]utils|multiprocess|^$"),
-    row(r"KeyError: ['\"](?P<key>[^'\"\n]+)['\"]",
+    Row(r"KeyError: ['\"](?P<key>[^'\"\n]+)['\"]",
         "the rows of the dataset have no {key}: its entry's columns or tags name something that is not there",
         "Correct `columns` and `tags` of the entry in dataset_info.json; `lmf-chatts dataset-info validate` shows "
         "what the file holds", likely=True,
         frame=r"llamafactory\S*[/\\]data[/\\](?:converter|aligner|loader|processor|preprocess)|arrow_dataset|datasets[/\\]formatting"),
-    row(r"(?:Column (?:name )?|columns? )\[?['\"]?(?P<key>[\w-]+)['\"]?\]? (?:is |are )?(?:not in the dataset|"
+    Row(r"(?:Column (?:name )?|columns? )\[?['\"]?(?P<key>[\w-]+)['\"]?\]? (?:is |are )?(?:not in the dataset|"
         r"doesn't exist|not found|does not exist)|No column named (?P<name>\S+)|Column to remove \[?'(?P<gone>\w+)|"
         r"Field \"?(?P<field>\w+)\"? (?:does not exist|not found) in",
         "the dataset has no column {key|name|gone|field}",
         "Correct `columns` of its entry in dataset_info.json; `lmf-chatts dataset-info validate` shows what the file "
         "holds"),
-    row(r"Invalid role tag[^\n]*|Unexpected role: (?P<role>\S+)|Unexpected role tag|Invalid message count in|Unknown "
+    Row(r"Invalid role tag[^\n]*|Unexpected role: (?P<role>\S+)|Unexpected role tag|Invalid message count in|Unknown "
         r"role",
         "roles of the dataset's turns are not those that its entry's tags name, or do not alternate",
         "Correct `tags` of the entry in dataset_info.json (role_tag, content_tag, user_tag, assistant_tag, "
         "system_tag); user and assistant must take turns; `lmf-chatts check DATASET` names the rows",
         lines=("Invalid role tag", "Invalid message count"), benign=True,
         explains="Cannot find (?:valid|sufficient)|KeyError|empty|num_samples=0|IndexError"),
-    row(r"All the data files must have the same columns|(?:because )?column names don't match|CastError|"
+    Row(r"All the data files must have the same columns|(?:because )?column names don't match|CastError|"
         r"DatasetGenerationCastError|features can't be aligned because|Schema at index \d+ was different",
         "files of the dataset, or rows in it, have different columns or types",
         "Give all files and rows the same keys with the same types; `lmf-chatts check DATASET` names the rows; "
         "delete the cached dataset (overwrite_cache: true) then"),
-    row(r"Column\((?P<column>[^)]*)\) changed from (?P<one>\w+) to (?P<two>\w+)(?: in row (?P<row>\d+))?|(?:cannot|"
+    Row(r"Column\((?P<column>[^)]*)\) changed from (?P<one>\w+) to (?P<two>\w+)(?: in row (?P<row>\d+))?|(?:cannot|"
         r"Cannot) mix list and non-list[^\n]*|Couldn't cast array of type|Unsupported cast from|(?:Could not|"
         r"Couldn't) convert [^\n]* with type \w+: (?:tried|was not)|Expected bytes, got a '\w+' object|Expected "
         r"list, got|Expected \w+, got a '\w+' object|cannot mix struct and non-struct|Value type [^\n]*(?:mismatch|"
@@ -74,32 +74,32 @@ ROWS = (
         "a column of the dataset holds different types in different rows[: {column} is {one} first and {two} later]",
         "Give the column one type in every row (text, or lists, or numbers; an empty list in place of null or text); "
         "`lmf-chatts check DATASET` names the rows; `lmf-chatts prepare` writes one type"),
-    row(r"offset overflow while concatenating arrays|array cannot contain more than \d+|ArrowCapacityError|"
+    Row(r"offset overflow while concatenating arrays|array cannot contain more than \d+|ArrowCapacityError|"
         r"straddling object straddles",
         "a batch of the dataset is larger than Arrow's arrays (2 GB), or one row is larger than a block",
         "Lower preprocessing_batch_size (for example 128); give series by path (.npy, .parquet) instead of text in "
         "JSON; split the file"),
-    row(r"Column \d+ named (?P<name>\w+) expected length (?P<wants>\d+) but got length (?P<has>\d+)",
+    Row(r"Column \d+ named (?P<name>\w+) expected length (?P<wants>\d+) but got length (?P<has>\d+)",
         "a batch's columns have different lengths: {name} has {has} rows in place of {wants}",
         "Own columns of the file stand beside the ones that are made: remove columns that the recipe does not use, "
         "delete tokenized_path and set overwrite_cache: true"),
-    row(r"'(?P<codec>[\w-]+)' codec can't decode bytes? (?P<byte>0x[0-9a-f]{2})?(?: in position (?P<place>\d+))?",
+    Row(r"'(?P<codec>[\w-]+)' codec can't decode bytes? (?P<byte>0x[0-9a-f]{2})?(?: in position (?P<place>\d+))?",
         _decoding),
-    row(r"'(?P<codec>[\w-]+)' codec can't encode|surrogates not allowed",
+    Row(r"'(?P<codec>[\w-]+)' codec can't encode|surrogates not allowed",
         "text could not be written as {codec|UTF-8}",
         "Set PYTHONUTF8=1 before the start (and PYTHONIOENCODING=utf-8 for the console); `surrogates` are broken "
         "characters in the data: `lmf-chatts check DATASET` names the rows"),
-    row(r"invalid (?:UTF-8|utf8|start byte|continuation byte)|Invalid UTF-?8|Unexpected (?:UTF-8 BOM|BOM)|stream did "
+    Row(r"invalid (?:UTF-8|utf8|start byte|continuation byte)|Invalid UTF-?8|Unexpected (?:UTF-8 BOM|BOM)|stream did "
         r"not contain valid UTF-8",
         "a file is not clean UTF-8: another encoding (GBK, UTF-16), or a byte-order mark in front",
         "Save it as UTF-8 without BOM: `iconv -f GB18030 -t UTF-8 OLD > NEW`; `lmf-chatts prepare` reads GBK files"),
-    row(r"[Nn]eat packing (?:is|requires)[^\n]*|length of packed example should be identical|packed (?:example|"
+    Row(r"[Nn]eat packing (?:is|requires)[^\n]*|length of packed example should be identical|packed (?:example|"
         r"sequence)s?[^\n]*length|cu_?seqlens?[^\n]*(?:must|mismatch|shape|expected)|position_ids[^\n]*packed|"
         r"attention_mask_in_length",
         "packing: the pieces of a packed row do not have the length that was counted for them",
         "Delete tokenized_path and the cache (overwrite_cache: true) if cutoff_len or the template changed; set "
         "packing: false to go on; ChatTS packs with neat_packing: true and template: chatts"),
-    row(r"(?:varlen|flash_attn_varlen|unpad|cu_seqlens)\w*[^\n]*|expected (?:key|query|value|position_ids|"
+    Row(r"(?:varlen|flash_attn_varlen|unpad|cu_seqlens)\w*[^\n]*|expected (?:key|query|value|position_ids|"
         r"attention_mask)[^\n]*length|expanded size of the tensor \(\d+\) must match the existing size|size of "
         r"tensor a \(\d+\) must match the size of tensor b|[Aa]ttention mask should be of size|attn_mask[^\n]*|shape "
         r"of the mask[^\n]*|attention_mask[^\n]*(?:shape|size|dim)",
@@ -108,53 +108,53 @@ ROWS = (
         "Set packing: false (neat_packing: false) to go on, or flash_attn: sdpa (auto, fa2) in place of what is set; "
         "ChatTS packs with template: chatts and needs no flash-attn for it", likely=True,
         frame="attention|attn|padding_free|varlen|masking|sdpa|modeling_"),
-    row(r"expected sequence of length (?P<wants>\d+) at dim \d+ \(got (?P<has>\d+)\)|Unable to create tensor, you "
+    Row(r"expected sequence of length (?P<wants>\d+) at dim \d+ \(got (?P<has>\d+)\)|Unable to create tensor, you "
         r"should probably activate (?:truncation|padding)|stack expects each tensor to be equal size|Trying to "
         r"resize storage that is not resizable",
         "rows of a batch have different lengths, and nothing padded them",
         "Columns of the file that are no text must not reach the collator: set remove_unused_columns: true, delete "
         "tokenized_path; packing: false shows whether packing is the reason", likely=True),
-    row(r"can't use batches of different size with `?dispatch_batches",
+    Row(r"can't use batches of different size with `?dispatch_batches",
         _UNEVEN,
         _DISPATCH),
-    row(r"Sizes of tensors must match except in dimension 0|Can only concatenate tensors",
+    Row(r"Sizes of tensors must match except in dimension 0|Can only concatenate tensors",
         _UNEVEN,
         _DISPATCH, frame=r"accelerate[/\\](?:data_loader|utils)|^$"),
-    row(r"`?(?P<one>\w+)`? is incompatible with `?(?P<two>streaming)`?|(?P<off>Turn off `streaming`) when saving "
+    Row(r"`?(?P<one>\w+)`? is incompatible with `?(?P<two>streaming)`?|(?P<off>Turn off `streaming`) when saving "
         r"dataset",
         "streaming does not go together with {one|tokenized_path (saving the dataset to disk)}",
         "Remove {one|tokenized_path}, or set streaming: false"),
-    row(r"specify `max_steps` in streaming|Streaming mode should have|IterableDataset'? (?:has no len|object has no "
+    Row(r"specify `max_steps` in streaming|Streaming mode should have|IterableDataset'? (?:has no len|object has no "
         r"attribute)|does not implement __len__|'IterableDataset' has no|args\.max_steps must be set|length of the "
         r"dataset is unknown|object of type '\w*IterableDataset' has no len",
         "streaming has no length: steps must be counted, and what needs all rows cannot be done",
         "Set max_steps in place of num_train_epochs, an integer val_size, no max_samples fraction, no "
         "group_by_length; or streaming: false"),
-    row(r"num_samples should be a positive integer value, but got num_samples=0|EmptyDatasetError|dataset is empty|"
+    Row(r"num_samples should be a positive integer value, but got num_samples=0|EmptyDatasetError|dataset is empty|"
         r"Dataset is empty|max\(\) (?:arg|iterable argument) is (?:an empty sequence|empty)",
         "no row is left to train on",
         "Look at the warnings above (rows left out for roles or length); `lmf-chatts check DATASET` names the rows; "
         "raise cutoff_len or max_samples"),
-    row(r"DatasetNotFoundError|DataFilesNotFoundError|Couldn't find (?:any data file|a dataset script) at "
+    Row(r"DatasetNotFoundError|DataFilesNotFoundError|Couldn't find (?:any data file|a dataset script) at "
         r"(?P<where>\S+)|Unable to find '(?P<file>[^']+)'",
         "the dataset is not there: {where|file|no such name on the Hub or folder}",
         "Correct file_name (relative to dataset_dir) or hf_hub_url in dataset_info.json; for a private one `hf auth "
         "login`"),
-    row(r"Unknown split \"?(?P<split>\w+)|Bad split: (?P<bad>\w+)|NonMatchingSplitsSizesError|Couldn't infer the "
+    Row(r"Unknown split \"?(?P<split>\w+)|Bad split: (?P<bad>\w+)|NonMatchingSplitsSizesError|Couldn't infer the "
         r"same data file format",
         "the dataset has no such split, or its splits do not fit its description",
         "Write `split` (and `subset`) in its entry in dataset_info.json as the dataset's page names them"),
-    row(r"(?:cannot|can't|Can't) pickle|PicklingError|bootstrapping phase",
+    Row(r"(?:cannot|can't|Can't) pickle|PicklingError|bootstrapping phase",
         "something could not be handed to a worker process",
         "Set preprocessing_num_workers: 1 and dataloader_num_workers: 0; on Windows own scripts need `if __name__ == "
         "'__main__':`", likely=True),
-    row(r"(?P<what>(?:KeyError|IndexError|TypeError|ValueError|AttributeError): [^\n]*)",
+    Row(r"(?P<what>(?:KeyError|IndexError|TypeError|ValueError|AttributeError): [^\n]*)",
         "a row of the dataset, or its entry in dataset_info.json, is not as the converter needs it: {what}",
         "Compare formatting, columns and tags with a row of the file; `lmf-chatts check DATASET` names the rows",
         likely=True,
         frame=r"llamafactory[/\\]data[/\\](?:converter|aligner|processor|parser|template|formatter|collator|mm_plugin)",
         general=True),
-    row(r"DatasetGenerationError|An error occurred while generating the dataset",
+    Row(r"DatasetGenerationError|An error occurred while generating the dataset",
         "a file of the dataset could not be read or written to the cache; the error above this one says why",
         "`lmf-chatts check DATASET` names the rows; look at the free space of HF_HOME and HF_DATASETS_CACHE",
         likely=True, general=True),

@@ -2,7 +2,7 @@
 
 import re
 
-from ..row import row
+from ..row import Row
 
 
 _SIZE = r"[\d.]+ (?:[KMGT]iB|B|bytes)"
@@ -113,7 +113,7 @@ def _end_others(found: _Message) -> str:
 
 
 # fmt: off
-OUT_OF_MEMORY = row(
+OUT_OF_MEMORY = Row(
     r"(?:CUDA|HIP|NPU|XPU|MPS backend) out of memory\. ?Tried to allocate|(?<!ray\.exceptions\.)OutOfMemoryError: |"
     r"CUDA error: out of memory|cuda runtime error \(2\)|CUDA_ERROR_OUT_OF_MEMORY|cudaMalloc[^\n]*out of memory|"
     r"cudaErrorMemoryAllocation|No executable batch size found",

@@ -2,7 +2,7 @@
 
 import re
 
-from ..row import row
+from ..row import Row
 
 
 _VOCABULARY = re.compile(r"embed_tokens|lm_head|wte|word_embeddings|embed_out|shared\.weight|output_layer")
@@ -67,92 +67,92 @@ def _product(match: re.Match[str]) -> str:
 
 # fmt: off
 ROWS = (
-    row(r"(?:size mismatch for (?P<name>[\w.]+): copying a param with shape (?P<has>torch\.Size\(\[[^\]]*\]\)) "
+    Row(r"(?:size mismatch for (?P<name>[\w.]+): copying a param with shape (?P<has>torch\.Size\(\[[^\]]*\]\)) "
         r"from\s+checkpoint, the shape in current model is (?P<wants>torch\.Size\(\[[^\]]*\]\)))",
         _mismatch),
-    row(r"(?P<name>[\w.]*weight)?[^\n]*Reinit due to size "
+    Row(r"(?P<name>[\w.]*weight)?[^\n]*Reinit due to size "
         r"mismatch[^\n]*?(?P<has>torch\.Size\(\[[^\]]*\]\))[^\n]*?(?P<wants>torch\.Size\(\[[^\]]*\]\))",
         _mismatch, lines=("size mismatch",)),
-    row(r"Trying to set a tensor of shape (?P<has>(?:torch\.Size\()?\[[^\]]*\]\)?) in \"(?P<name>[\w.]+)\" \(which "
+    Row(r"Trying to set a tensor of shape (?P<has>(?:torch\.Size\()?\[[^\]]*\]\)?) in \"(?P<name>[\w.]+)\" \(which "
         r"has shape (?P<wants>(?:torch\.Size\()?\[[^\]]*\]\)?)\)",
         _mismatch),
-    row(r"ignore_mismatched_sizes",
+    Row(r"ignore_mismatched_sizes",
         "weights of the checkpoint and of the model have different shapes",
         "The report above the error names them: give the config.json that belongs to the weights, the same "
         "vocabulary, and no checkpoint that ZeRO-3 saved without gathering", likely=True),
-    row(r"'weight' must be 2-D|weight tensor should be at least 2D|tensor\.shape\[0\] \(0\)|mat2 must be a matrix, "
+    Row(r"'weight' must be 2-D|weight tensor should be at least 2D|tensor\.shape\[0\] \(0\)|mat2 must be a matrix, "
         r"got 1-D tensor|shape '\[[^\]]*\]' is invalid for input of size 0",
         "a weight is empty here: ZeRO-3 holds it in parts, and it was used outside of the forward pass that gathers "
         "it",
         "Use ZeRO-2, or take out what touches single weights (resize_vocab, a second model, generation) under ZeRO-3",
         likely=True),
-    row(r"(?:Missing|Unexpected) key\(s\) in state_dict: (?P<keys>[^\n]{0,200})",
+    Row(r"(?:Missing|Unexpected) key\(s\) in state_dict: (?P<keys>[^\n]{0,200})",
         "the checkpoint's weights have other names than the model's: {keys}",
         "Give the base and the settings (finetuning_type, lora_target, timeseries_tuning) that the checkpoint was "
         "trained with"),
-    row(r"zero_pp_rank_\d+|can't find checkpoint|(?:trainer_state\.json|optimizer\.pt|scheduler\.pt)'?[^\n]*(?:not "
+    Row(r"zero_pp_rank_\d+|can't find checkpoint|(?:trainer_state\.json|optimizer\.pt|scheduler\.pt)'?[^\n]*(?:not "
         r"found|does not exist)|No such file or directory: '?[^'\n]*(?:trainer_state\.json|optimizer\.pt|"
         r"scheduler\.pt)",
         "the checkpoint is not whole: the state of optimizer and trainer is not in it (save_only_model: true, a "
         "write that broke off, or another launcher wrote it)",
         "Resume from another checkpoint-N with the launcher that wrote it; or start anew from its weights: "
         "adapter_name_or_path (LoRA) or model_name_or_path in place of resume_from_checkpoint"),
-    row(r"size of tensor a \((?P<a>\d{5,7})\) must match the size of tensor b \((?P<b>\d{5,7})\) at non-singleton "
+    Row(r"size of tensor a \((?P<a>\d{5,7})\) must match the size of tensor b \((?P<b>\d{5,7})\) at non-singleton "
         r"dimension 0",
         "the vocabularies differ: {a} rows on one side, {b} on the other",
         "Give the tokenizer and the base that belong together; set resize_vocab, add_tokens and the template as in "
         "the training before"),
-    row(r"mat1 and mat2 shapes cannot be multiplied \((?P<a>\d+x\d+) and (?P<b>\d+x\d+)\)",
+    Row(r"mat1 and mat2 shapes cannot be multiplied \((?P<a>\d+x\d+) and (?P<b>\d+x\d+)\)",
         _product,
         "Give base, config.json and adapter that belong together; load quantised bases with quantization_bit and "
         "bitsandbytes only, under ZeRO-3 none", likely=True),
-    row(r"loaded state dict (?:contains a parameter group|has a different number of parameter groups)|doesn't match "
+    Row(r"loaded state dict (?:contains a parameter group|has a different number of parameter groups)|doesn't match "
         r"the size of optimizer's group",
         "the checkpoint's optimizer belongs to other trained weights than this recipe's",
         "Resume with the settings of the first run (lora_target, timeseries_tuning, timeseries_sft_lr, freeze keys, "
         "optim); else start anew from its weights: adapter_name_or_path in place of resume_from_checkpoint"),
-    row(r"model type [`'\"](?P<kind>chatts\w*|\w*ts)[`'\"] but Transformers does not recognize|KeyError: "
+    Row(r"model type [`'\"](?P<kind>chatts\w*|\w*ts)[`'\"] but Transformers does not recognize|KeyError: "
         r"'(?P<key>chatts\w*)'",
         "this program does not know ChatTS: the plug-in is not active in the environment that runs (or the program "
         "is not LLaMA-Factory)",
         "Run `lmf-chatts doctor` with the same Python; unset LLAMAFACTORY_CHATTS=0; in scripts load with "
         "llamafactory_chatts.model.from_pretrained; serve with a vLLM that has ChatTS"),
-    row(r"model type [`'\"](?P<kind>[\w.-]+)[`'\"] but Transformers does not recognize",
+    Row(r"model type [`'\"](?P<kind>[\w.-]+)[`'\"] but Transformers does not recognize",
         "this transformers does not know the model type {kind}: it is older than the model, or the plug-in that "
         "brings it is not active in this environment",
         "{pip transformers}; `lmf-chatts doctor` shows whether the plug-in is active"),
-    row(r"Unrecognized (?:configuration class|processing class|model in) (?P<what>\S+)|Should have a `model_type` "
+    Row(r"Unrecognized (?:configuration class|processing class|model in) (?P<what>\S+)|Should have a `model_type` "
         r"key|(?:requires you to execute|contains custom code which must be executed)[^\n]*|"
         r"`?trust_remote_code=True`? to|(?:KeyError|ModuleNotFoundError)[^\n]*transformers_modules",
         "transformers does not know this kind of model and would run the checkpoint's own code: for ChatTS the "
         "plug-in is not active in this environment, else config.json lacks its model_type",
         "Run `lmf-chatts doctor` with the same Python; check that model_name_or_path is the folder of a whole model "
         "(config.json)", likely=True),
-    row(r"does not match any variant|did not match any variant of untagged enum (?P<what>\w+)|(?:missing|unknown) "
+    Row(r"does not match any variant|did not match any variant of untagged enum (?P<what>\w+)|(?:missing|unknown) "
         r"field [`'\"]\w+[`'\"] at line|PreTokenizerTypeWrapper|invalid type: [^\n]*, expected [^\n]* at line \d+ "
         r"column",
         "tokenizer.json was written by a newer tokenizers than the one installed here (or is damaged)",
         "{pip transformers}, which brings the tokenizers that belongs to it; or take tokenizer.json from the base's "
         "page again"),
-    row(r"Tokenizer class (?P<name>\w+) does not exist|argument '(?:vocab|merges)': |extra_special_tokens",
+    Row(r"Tokenizer class (?P<name>\w+) does not exist|argument '(?:vocab|merges)': |extra_special_tokens",
         _NEWER_TOKENIZER,
         _OTHER_TOKENIZER),
-    row(r"'list' object has no attribute '(?:keys|items)'",
+    Row(r"'list' object has no attribute '(?:keys|items)'",
         _NEWER_TOKENIZER,
         _OTHER_TOKENIZER, frame="token|^$|auto|processing|(?:site|dist)-packages"),
-    row(r"tokenizer does not have a padding token",
+    Row(r"tokenizer does not have a padding token",
         "the tokenizer has no padding token: its files are not those of a ChatTS or Qwen base",
         "Take the tokenizer's files from the base's page; model_name_or_path must hold them beside the weights"),
-    row(r"Couldn't instantiate the backend tokenizer|Converting from SentencePiece and Tiktoken failed|TypeError: "
+    Row(r"Couldn't instantiate the backend tokenizer|Converting from SentencePiece and Tiktoken failed|TypeError: "
         r"not a string|expected value at line 1 column 1|Failed to load tokenizer|EOF while parsing a value at line",
         "the tokenizer's files are missing, damaged, or a Git LFS pointer stands in their place",
         "`ls -l` of the model's folder: tokenizer.json has megabytes; download it again (`git lfs pull`), and check "
         "the installed transformers: {pip transformers}", likely=True, frame="token|^$|processing|llamafactory",
         general=True),
-    row(r"tokenizer\.chat_template is not set|no template argument was passed",
+    Row(r"tokenizer\.chat_template is not set|no template argument was passed",
         "the tokenizer has no chat template",
         "Write `template:` in the recipe, or take tokenizer_config.json and chat_template.jinja from the base's page"),
-    row(r"Tensor\.item\(\) cannot be called on meta|[Mm]eta tensors? (?:is|are) not supported|with Meta tensors|"
+    Row(r"Tensor\.item\(\) cannot be called on meta|[Mm]eta tensors? (?:is|are) not supported|with Meta tensors|"
         r"(?:aten::\S+|'\w+')[^\n]*'Meta' backend|fake or meta tensor|meta[^\n]*data-dependent",
         "the model's code computes with values while it is built without content (meta device), as newer "
         "transformers build models: the modelling code is older than the library, most often code from the "
@@ -160,7 +160,7 @@ ROWS = (
         "For ChatTS use the plug-in's classes (`lmf-chatts doctor` shows whether it is active; trust_remote_code has "
         "no effect then); other bases: newer modeling_*.py from the model's page, or the transformers it was written "
         "for"),
-    row(r"(?:Cannot copy out of|copy out of) meta tensor|is on the meta device|device meta is not on the expected "
+    Row(r"(?:Cannot copy out of|copy out of) meta tensor|is on the meta device|device meta is not on the expected "
         r"device|on the expected device meta|and meta!|on device meta|doesn't have any device set|offload the whole "
         r"model to (?:the )?disk|need an `offload_(?:dir|folder)`|weights offloaded to the disk|meta tensors?\b",
         "weights stand on the meta device, without content: they were offloaded because the model does not fit the "
@@ -168,67 +168,67 @@ ROWS = (
         "Make room: quantization_bit: 4, a smaller base, ZeRO-3 in place of device_map: auto; set low_cpu_mem_usage: "
         "false; look for 'newly initialized' above; `lmf-chatts plan RECIPE.yaml` predicts the need",
         lines=("are on the meta device because",), benign=True, explains="meta|NoneType|device|offload"),
-    row(r"\"(?P<op>(?!_amp)\w+?)\" not implemented for '(?P<kind>Half|BFloat16)'",
+    Row(r"\"(?P<op>(?!_amp)\w+?)\" not implemented for '(?P<kind>Half|BFloat16)'",
         "half precision on a device that does not compute it: {op} has no {kind}, most often because the model runs "
         "on the CPU",
         "See why no GPU is used (`nvidia-smi`, `lmf-chatts doctor`: driver, CUDA_VISIBLE_DEVICES, a CPU-only torch); "
         "on the CPU set fp16: false and bf16: false (pure_bf16: false, infer_dtype: float32)"),
-    row(r"\"_amp_\w+\" not implemented for 'BFloat16'",
+    Row(r"\"_amp_\w+\" not implemented for 'BFloat16'",
         "fp16: true with weights that are kept in bf16: their gradients cannot be unscaled",
         "Set bf16: true and remove fp16; on a card without bf16 train with fp16: true from weights in fp32 or fp16"),
-    row(r"fp16 mixed precision[^\n]*(?:CUDA|GPU|device)|FP16 [Mm]ixed precision training|(?:fp16|half "
+    Row(r"fp16 mixed precision[^\n]*(?:CUDA|GPU|device)|FP16 [Mm]ixed precision training|(?:fp16|half "
         r"precision)[^\n]*can only be used on",
         "fp16: true, but there is no GPU that PyTorch can use: half precision on the CPU is not supported",
         "See why no GPU is used (`nvidia-smi`, `lmf-chatts doctor`: driver, CUDA_VISIBLE_DEVICES, a CPU-only torch); "
         "on the CPU set fp16: false"),
-    row(r"expected (?:scalar type|m1 and m2 to have the same dtype|mat1 and mat2 to have the same dtype)[^\n]*|mat1 "
+    Row(r"expected (?:scalar type|m1 and m2 to have the same dtype|mat1 and mat2 to have the same dtype)[^\n]*|mat1 "
         r"and mat2 must have the same dtype[^\n]*|Input type \([^)]*\) and (?:weight|bias) type[^\n]*should be the "
         r"same|must have the same dtype[^\n]*|expected all tensors to have the same dtype|requires uniform dtype|"
         r"must flatten tensors with (?:uniform|same) dtype",
         "weights and inputs are of different precision (16 and 32 bits are mixed)",
         "Set one of bf16: true and fp16: true, and none of pure_bf16, upcast_layernorm and infer_dtype against it; "
         "under FSDP all weights need one dtype (bnb_4bit_quant_storage)", likely=True),
-    row(r"[Ff]lash[- ]?[Aa]ttention[^\n]*only support(?:s|ed)? (?:for )?(?:fp16|torch\.float16|the|Ampere)[^\n]*|"
+    Row(r"[Ff]lash[- ]?[Aa]ttention[^\n]*only support(?:s|ed)? (?:for )?(?:fp16|torch\.float16|the|Ampere)[^\n]*|"
         r"FlashAttention only supports Ampere GPUs",
         "FlashAttention needs fp16 or bf16 and a card from Ampere on",
         "Set flash_attn: sdpa, or bf16: true (fp16: true) for the model"),
-    row(r"KeyError: ['\"](?P<kind>[a-z][\w.-]*)['\"]",
+    Row(r"KeyError: ['\"](?P<kind>[a-z][\w.-]*)['\"]",
         "this transformers does not know the model type {kind}: it is older than the model, or the plug-in that "
         "brings it is not active in this environment",
         "{pip transformers}; `lmf-chatts doctor` shows whether the plug-in is active",
         frame="configuration_auto|auto_factory|modeling_auto|tokenization_auto|processing_auto"),
-    row(r"cutlassF: no kernel found|No available kernel\. Aborting|Attention using SDPA",
+    Row(r"cutlassF: no kernel found|No available kernel\. Aborting|Attention using SDPA",
         "PyTorch's attention has no kernel for this card, precision and mask together",
         "Set flash_attn: disabled (plain attention), or bf16: true (fp16: true) where the model runs in fp32",
         likely=True),
-    row(r"rope_scaling`? must be a dictionary|KeyError: '(?:rope_type|rope_theta|type)'",
+    Row(r"rope_scaling`? must be a dictionary|KeyError: '(?:rope_type|rope_theta|type)'",
         "config.json describes the rotary positions as another transformers writes them",
         "{pip transformers}, or take config.json from the base's page again", frame="rope|config|^$|modeling"),
-    row(r"(?:HeaderTooLarge|header too large|HeaderTooSmall)|invalid load key, '(?P<key>[^']+)'|version "
+    Row(r"(?:HeaderTooLarge|header too large|HeaderTooSmall)|invalid load key, '(?P<key>[^']+)'|version "
         r"https://git-lfs",
         "a weight file is damaged or none at all: a Git LFS pointer, a page of text or a broken download stands in "
         "its place",
         "`ls -l` shows files of a few hundred bytes: `git lfs pull`, or download them again"),
-    row(r"[`']?(?:Can't|Cannot) merge (?:LoRA )?adapters? (?:to|into) a quantized model|merge adapters before "
+    Row(r"[`']?(?:Can't|Cannot) merge (?:LoRA )?adapters? (?:to|into) a quantized model|merge adapters before "
         r"quantizing",
         "an adapter cannot be merged into quantised weights",
         "Remove quantization_bit and quantization_method from the export recipe: merge into the 16-bit base"),
-    row(r"Processor was not found, please check|feature extractor was not found|Image processor was not found",
+    Row(r"Processor was not found, please check|feature extractor was not found|Image processor was not found",
         "the template wants a processor that this base does not bring",
         "Use the template of the base (template: chatts for ChatTS); if it is, the plug-in is not active: "
         "`lmf-chatts doctor`"),
-    row(r"pop from an empty deque|INFLIGHT",
+    Row(r"pop from an empty deque|INFLIGHT",
         "ZeRO-3: the modules ran in another order than in the pass before, so its prefetching lost track",
         "Set stage3_prefetch_bucket_size: 0 in the DeepSpeed file, or use ZeRO-2; no generation or evaluation "
         "between the steps of ZeRO-3", likely=True),
-    row(r"[`']?\.(?:to|cuda|half|float)\(?\)?[`']? is not supported for [`']?(?:4|8)-bit|Calling `?cuda\(\)`? is not "
+    Row(r"[`']?\.(?:to|cuda|half|float)\(?\)?[`']? is not supported for [`']?(?:4|8)-bit|Calling `?cuda\(\)`? is not "
         r"supported for",
         "a quantised model was moved or converted, which bitsandbytes refuses",
         "Load it where it shall run (device_map) and leave out .to(), .cuda() and .half()"),
-    row(r"[Oo]nly Tensors of floating point (?:and complex )?dtype can require gradients",
+    Row(r"[Oo]nly Tensors of floating point (?:and complex )?dtype can require gradients",
         "quantised (integer) weights are to be trained",
         "Set finetuning_type: lora with quantization_bit, or take the 16-bit base without it"),
-    row(r"Cannot resize embedding layers of a quantized model",
+    Row(r"Cannot resize embedding layers of a quantized model",
         "resize_vocab with quantised weights",
         "Remove resize_vocab, or quantization_bit"),
 )
