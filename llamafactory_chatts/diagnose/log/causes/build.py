@@ -56,8 +56,8 @@ ROWS = (
         "Install torch for a newer CUDA, with the Triton that belongs to it: {pip torch torchvision torchaudio}; a "
         "CUDA toolkit that knows the card for nvcc; unset TRITON_PTXAS_PATH and TORCH_CUDA_ARCH_LIST if they are set",
         lines=("ptxas fatal", "nvcc fatal"), explains=_COMPILING + "|PTX"),
-    Row(r"ptxas (?:fatal|error)|PTXASError|Internal Triton PTX codegen error|`ptxas` (?:failed|stderr|raised)|Cannot "
-        r"find ptxas|PTX was compiled with an unsupported toolchain",
+    Row("ptxas (?:fatal|error)|PTXASError|Internal Triton PTX codegen error|`ptxas` (?:failed|stderr|raised)|Cannot "
+        "find ptxas|PTX was compiled with an unsupported toolchain",
         "Triton's code could not be translated for this card (ptxas): toolkit, driver and Triton are of different "
         "CUDA versions",
         "Take the Triton that torch brings: {pip --force-reinstall torch}; unset TRITON_PTXAS_PATH, update the "
@@ -66,8 +66,8 @@ ROWS = (
         "nvcc does not take this gcc: it knows versions up to {gcc}",
         "Install gcc-{gcc} and g++-{gcc} and set CC, CXX and NVCC_PREPEND_FLAGS='-ccbin g++-{gcc}'; or a newer CUDA "
         "toolkit", lines=("unsupported GNU version",)),
-    Row(r"cannot find -l(?P<lib>cuda|curand|cublas|cudart|cusparse|cusolver|nvrtc|aio|stdc\+\+)\b|"
-        r"lib(?P<so>cuda)\.so cannot found|AssertionError: libcuda\.so cannot (?:be )?found",
+    Row(r"cannot find -l(?P<lib>cuda|curand|cublas|cudart|cusparse|cusolver|nvrtc|aio|stdc\+\+)\b|lib(?P<so>cuda)\.so "
+        r"cannot found|AssertionError: libcuda\.so cannot (?:be )?found",
         "the linker does not find lib{lib|so|cuda}.so",
         "libcuda comes with the driver: run `ldconfig`, or make libcuda.so a link to libcuda.so.1 (WSL: "
         "/usr/lib/wsl/lib); the others come with the CUDA toolkit: set CUDA_HOME and LIBRARY_PATH=$CUDA_HOME/lib64",
@@ -100,20 +100,20 @@ ROWS = (
         "a binary needs a newer C or C++ library (glibc, libstdc++) than this system has: {symbol|other}",
         "Use a newer system or container image; for libstdc++ (GLIBCXX, CXXABI) `conda install -c conda-forge "
         "libstdcxx-ng` and LD_LIBRARY_PATH=$CONDA_PREFIX/lib", lines=("GLIBCXX_", "GLIBC_", "CXXABI_"), benign=True,
-        explains="Error building extension|bitsandbytes|not found|Failed to import|native library|NoneType|"
-                 "ImportError|OSError"),
+        explains="Error building extension|bitsandbytes|not found|Failed to import|native "
+                 "library|NoneType|ImportError|OSError"),
     Row(r"Error building extension '(?P<name>\w+)'|Unable to JIT load the (?P<op>\w+) op",
         _not_compiled,
         "Look at the compiler's first error above; install g++ and ninja (and nvcc for GPU operations), delete "
         "~/.cache/torch_extensions and try again"),
-    Row(r"'DeepSpeedCPUAdam' object has no attribute 'ds_opt_adam'",
+    Row("'DeepSpeedCPUAdam' object has no attribute 'ds_opt_adam'",
         "the CPU Adam of DeepSpeed was not built; this message only follows from that",
         "Look for the compiler's error above; delete ~/.cache/torch_extensions and try again", general=True),
     Row(r"CalledProcessError: Command '\[?'?[^']*(?P<tool>gcc|g\+\+|cc|nvcc|ptxas|ninja|clang)\b",
         "{tool} failed while something was compiled at run time (Triton, DeepSpeed)",
         "Look at its first error above this traceback; Python's headers (python3-dev), the CUDA toolkit and g++ are "
         "what is missing most often; or set enable_liger_kernel: false", likely=True, general=True),
-    Row(r"Error compiling objects for extension|ninja: build stopped",
+    Row("Error compiling objects for extension|ninja: build stopped",
         "a CUDA operation could not be compiled",
         "Look at the compiler's first error above; g++, ninja, python3-dev and a CUDA toolkit of torch's version are "
         "needed; what ChatTS needs has wheels: leave flash-attn out (flash_attn: sdpa)", likely=True, general=True),
@@ -133,17 +133,16 @@ ROWS = (
         "Run: {pip bitsandbytes}"),
     Row(r"bitsandbytes.*(?:without (?:GPU|CUDA) support|compiled without)|Configured (?:CUDA|ROCm) binary not found|"
         r"Required library version not found: libbitsandbytes|libbitsandbytes_\w+\.(?:so|dll)(?:: cannot open|"
-        r"[^\n]*undefined symbol)|'NoneType' object has no attribute 'c(?:quantize|get_|adam|dequantize|gemm|"
-        r"allocate|igemm)|CUDA [Ss]etup failed despite|name 'str2optimizer\w+' is not defined|"
-        r"bitsandbytes[^\n]*native library|bitsandbytes was not compiled with CUDA|(?:cadam|cget_|cquantize)\w* "
-        r"?(?:not found|is not)|Attempted to use bitsandbytes native library|CUDA SETUP: (?:ERROR|CUDA detection "
-        r"failed|Something unexpected)",
+        r"[^\n]*undefined symbol)|'NoneType' object has no attribute 'c(?:quantize|get_|adam|dequantize|gemm|allocate|"
+        r"igemm)|CUDA [Ss]etup failed despite|name 'str2optimizer\w+' is not defined|bitsandbytes[^\n]*native library|"
+        r"bitsandbytes was not compiled with CUDA|(?:cadam|cget_|cquantize)\w* ?(?:not found|is not)|Attempted to use "
+        r"bitsandbytes native library|CUDA SETUP: (?:ERROR|CUDA detection failed|Something unexpected)",
         "bitsandbytes has no library for this CUDA version, or could not load it",
         "{pip --upgrade --force-reinstall --no-deps bitsandbytes}; `python -m bitsandbytes` shows what it finds, "
         "`lmf-chatts doctor` whether it quantises; unset BNB_CUDA_VERSION and a foreign LD_LIBRARY_PATH",
         lines=("CUDA Setup failed despite", "Could not load bitsandbytes native library",
-               "was compiled without GPU support"),
-        benign=True, explains="bitsandbytes|str2optimizer|NoneType' object has no attribute 'c|libbitsandbytes"),
+               "was compiled without GPU support"), benign=True,
+        explains="bitsandbytes|str2optimizer|NoneType' object has no attribute 'c|libbitsandbytes"),
     Row(r"Error (?P<what>[\w ]+?) at line \d+ in file \S*(?:ops\.cu|bitsandbytes)",
         "bitsandbytes' kernels failed on this GPU ({what}): it was built for another CUDA version or card",
         "{pip --upgrade --force-reinstall --no-deps bitsandbytes}; `python -m bitsandbytes` shows what it finds",

@@ -47,10 +47,11 @@ ROWS = (
         "the rows of the dataset have no {key}: its entry's columns or tags name something that is not there",
         "Correct `columns` and `tags` of the entry in dataset_info.json; `lmf-chatts dataset-info validate` shows "
         "what the file holds", likely=True,
-        frame=r"llamafactory\S*[/\\]data[/\\](?:converter|aligner|loader|processor|preprocess)|arrow_dataset|datasets[/\\]formatting"),
-    Row(r"(?:Column (?:name )?|columns? )\[?['\"]?(?P<key>[\w-]+)['\"]?\]? (?:is |are )?(?:not in the dataset|"
-        r"doesn't exist|not found|does not exist)|No column named (?P<name>\S+)|Column to remove \[?'(?P<gone>\w+)|"
-        r"Field \"?(?P<field>\w+)\"? (?:does not exist|not found) in",
+        frame=r"llamafactory\S*[/\\]data[/\\](?:converter|aligner|loader|processor|preprocess)|arrow_dataset|"
+              r"datasets[/\\]formatting"),
+    Row(r"(?:Column (?:name )?|columns? )\[?['\"]?(?P<key>[\w-]+)['\"]?\]? (?:is |are )?(?:not in the dataset|doesn't "
+        r"exist|not found|does not exist)|No column named (?P<name>\S+)|Column to remove \[?'(?P<gone>\w+)|Field "
+        r"\"?(?P<field>\w+)\"? (?:does not exist|not found) in",
         "the dataset has no column {key|name|gone|field}",
         "Correct `columns` of its entry in dataset_info.json; `lmf-chatts dataset-info validate` shows what the file "
         "holds"),
@@ -64,18 +65,18 @@ ROWS = (
     Row(r"All the data files must have the same columns|(?:because )?column names don't match|CastError|"
         r"DatasetGenerationCastError|features can't be aligned because|Schema at index \d+ was different",
         "files of the dataset, or rows in it, have different columns or types",
-        "Give all files and rows the same keys with the same types; `lmf-chatts check DATASET` names the rows; "
-        "delete the cached dataset (overwrite_cache: true) then"),
+        "Give all files and rows the same keys with the same types; `lmf-chatts check DATASET` names the rows; delete "
+        "the cached dataset (overwrite_cache: true) then"),
     Row(r"Column\((?P<column>[^)]*)\) changed from (?P<one>\w+) to (?P<two>\w+)(?: in row (?P<row>\d+))?|(?:cannot|"
         r"Cannot) mix list and non-list[^\n]*|Couldn't cast array of type|Unsupported cast from|(?:Could not|"
-        r"Couldn't) convert [^\n]* with type \w+: (?:tried|was not)|Expected bytes, got a '\w+' object|Expected "
-        r"list, got|Expected \w+, got a '\w+' object|cannot mix struct and non-struct|Value type [^\n]*(?:mismatch|"
-        r"clash)|ArrowTypeError|ArrowNotImplementedError",
+        r"Couldn't) convert [^\n]* with type \w+: (?:tried|was not)|Expected bytes, got a '\w+' object|Expected list, "
+        r"got|Expected \w+, got a '\w+' object|cannot mix struct and non-struct|Value type [^\n]*(?:mismatch|clash)|"
+        r"ArrowTypeError|ArrowNotImplementedError",
         "a column of the dataset holds different types in different rows[: {column} is {one} first and {two} later]",
         "Give the column one type in every row (text, or lists, or numbers; an empty list in place of null or text); "
         "`lmf-chatts check DATASET` names the rows; `lmf-chatts prepare` writes one type"),
-    Row(r"offset overflow while concatenating arrays|array cannot contain more than \d+|ArrowCapacityError|"
-        r"straddling object straddles",
+    Row(r"offset overflow while concatenating arrays|array cannot contain more than \d+|ArrowCapacityError|straddling "
+        r"object straddles",
         "a batch of the dataset is larger than Arrow's arrays (2 GB), or one row is larger than a block",
         "Lower preprocessing_batch_size (for example 128); give series by path (.npy, .parquet) instead of text in "
         "JSON; split the file"),
@@ -89,8 +90,8 @@ ROWS = (
         "text could not be written as {codec|UTF-8}",
         "Set PYTHONUTF8=1 before the start (and PYTHONIOENCODING=utf-8 for the console); `surrogates` are broken "
         "characters in the data: `lmf-chatts check DATASET` names the rows"),
-    Row(r"invalid (?:UTF-8|utf8|start byte|continuation byte)|Invalid UTF-?8|Unexpected (?:UTF-8 BOM|BOM)|stream did "
-        r"not contain valid UTF-8",
+    Row("invalid (?:UTF-8|utf8|start byte|continuation byte)|Invalid UTF-?8|Unexpected (?:UTF-8 BOM|BOM)|stream did "
+        "not contain valid UTF-8",
         "a file is not clean UTF-8: another encoding (GBK, UTF-16), or a byte-order mark in front",
         "Save it as UTF-8 without BOM: `iconv -f GB18030 -t UTF-8 OLD > NEW`; `lmf-chatts prepare` reads GBK files"),
     Row(r"[Nn]eat packing (?:is|requires)[^\n]*|length of packed example should be identical|packed (?:example|"
@@ -100,24 +101,24 @@ ROWS = (
         "Delete tokenized_path and the cache (overwrite_cache: true) if cutoff_len or the template changed; set "
         "packing: false to go on; ChatTS packs with neat_packing: true and template: chatts"),
     Row(r"(?:varlen|flash_attn_varlen|unpad|cu_seqlens)\w*[^\n]*|expected (?:key|query|value|position_ids|"
-        r"attention_mask)[^\n]*length|expanded size of the tensor \(\d+\) must match the existing size|size of "
-        r"tensor a \(\d+\) must match the size of tensor b|[Aa]ttention mask should be of size|attn_mask[^\n]*|shape "
-        r"of the mask[^\n]*|attention_mask[^\n]*(?:shape|size|dim)",
+        r"attention_mask)[^\n]*length|expanded size of the tensor \(\d+\) must match the existing size|size of tensor "
+        r"a \(\d+\) must match the size of tensor b|[Aa]ttention mask should be of size|attn_mask[^\n]*|shape of the "
+        r"mask[^\n]*|attention_mask[^\n]*(?:shape|size|dim)",
         "attention got a mask or lengths that do not fit its input: packed rows (neat_packing) or padding with an "
         "attention that does not take them",
         "Set packing: false (neat_packing: false) to go on, or flash_attn: sdpa (auto, fa2) in place of what is set; "
         "ChatTS packs with template: chatts and needs no flash-attn for it", likely=True,
         frame="attention|attn|padding_free|varlen|masking|sdpa|modeling_"),
     Row(r"expected sequence of length (?P<wants>\d+) at dim \d+ \(got (?P<has>\d+)\)|Unable to create tensor, you "
-        r"should probably activate (?:truncation|padding)|stack expects each tensor to be equal size|Trying to "
-        r"resize storage that is not resizable",
+        r"should probably activate (?:truncation|padding)|stack expects each tensor to be equal size|Trying to resize "
+        r"storage that is not resizable",
         "rows of a batch have different lengths, and nothing padded them",
         "Columns of the file that are no text must not reach the collator: set remove_unused_columns: true, delete "
         "tokenized_path; packing: false shows whether packing is the reason", likely=True),
-    Row(r"can't use batches of different size with `?dispatch_batches",
+    Row("can't use batches of different size with `?dispatch_batches",
         _UNEVEN,
         _DISPATCH),
-    Row(r"Sizes of tensors must match except in dimension 0|Can only concatenate tensors",
+    Row("Sizes of tensors must match except in dimension 0|Can only concatenate tensors",
         _UNEVEN,
         _DISPATCH, frame=r"accelerate[/\\](?:data_loader|utils)|^$"),
     Row(r"`?(?P<one>\w+)`? is incompatible with `?(?P<two>streaming)`?|(?P<off>Turn off `streaming`) when saving "
@@ -140,11 +141,11 @@ ROWS = (
         "the dataset is not there: {where|file|no such name on the Hub or folder}",
         "Correct file_name (relative to dataset_dir) or hf_hub_url in dataset_info.json; for a private one `hf auth "
         "login`"),
-    Row(r"Unknown split \"?(?P<split>\w+)|Bad split: (?P<bad>\w+)|NonMatchingSplitsSizesError|Couldn't infer the "
-        r"same data file format",
+    Row(r"Unknown split \"?(?P<split>\w+)|Bad split: (?P<bad>\w+)|NonMatchingSplitsSizesError|Couldn't infer the same "
+        r"data file format",
         "the dataset has no such split, or its splits do not fit its description",
         "Write `split` (and `subset`) in its entry in dataset_info.json as the dataset's page names them"),
-    Row(r"(?:cannot|can't|Can't) pickle|PicklingError|bootstrapping phase",
+    Row("(?:cannot|can't|Can't) pickle|PicklingError|bootstrapping phase",
         "something could not be handed to a worker process",
         "Set preprocessing_num_workers: 1 and dataloader_num_workers: 0; on Windows own scripts need `if __name__ == "
         "'__main__':`", likely=True),
@@ -152,9 +153,9 @@ ROWS = (
         "a row of the dataset, or its entry in dataset_info.json, is not as the converter needs it: {what}",
         "Compare formatting, columns and tags with a row of the file; `lmf-chatts check DATASET` names the rows",
         likely=True,
-        frame=r"llamafactory[/\\]data[/\\](?:converter|aligner|processor|parser|template|formatter|collator|mm_plugin)",
-        general=True),
-    Row(r"DatasetGenerationError|An error occurred while generating the dataset",
+        frame=r"llamafactory[/\\]data[/\\](?:converter|aligner|processor|parser|template|formatter|collator|"
+              r"mm_plugin)", general=True),
+    Row("DatasetGenerationError|An error occurred while generating the dataset",
         "a file of the dataset could not be read or written to the cache; the error above this one says why",
         "`lmf-chatts check DATASET` names the rows; look at the free space of HF_HOME and HF_DATASETS_CACHE",
         likely=True, general=True),

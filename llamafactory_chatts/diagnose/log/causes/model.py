@@ -76,7 +76,7 @@ ROWS = (
     Row(r"Trying to set a tensor of shape (?P<has>(?:torch\.Size\()?\[[^\]]*\]\)?) in \"(?P<name>[\w.]+)\" \(which "
         r"has shape (?P<wants>(?:torch\.Size\()?\[[^\]]*\]\)?)\)",
         _mismatch),
-    Row(r"ignore_mismatched_sizes",
+    Row("ignore_mismatched_sizes",
         "weights of the checkpoint and of the model have different shapes",
         "The report above the error names them: give the config.json that belongs to the weights, the same "
         "vocabulary, and no checkpoint that ZeRO-3 saved without gathering", likely=True),
@@ -93,8 +93,8 @@ ROWS = (
     Row(r"zero_pp_rank_\d+|can't find checkpoint|(?:trainer_state\.json|optimizer\.pt|scheduler\.pt)'?[^\n]*(?:not "
         r"found|does not exist)|No such file or directory: '?[^'\n]*(?:trainer_state\.json|optimizer\.pt|"
         r"scheduler\.pt)",
-        "the checkpoint is not whole: the state of optimizer and trainer is not in it (save_only_model: true, a "
-        "write that broke off, or another launcher wrote it)",
+        "the checkpoint is not whole: the state of optimizer and trainer is not in it (save_only_model: true, a write "
+        "that broke off, or another launcher wrote it)",
         "Resume from another checkpoint-N with the launcher that wrote it; or start anew from its weights: "
         "adapter_name_or_path (LoRA) or model_name_or_path in place of resume_from_checkpoint"),
     Row(r"size of tensor a \((?P<a>\d{5,7})\) must match the size of tensor b \((?P<b>\d{5,7})\) at non-singleton "
@@ -106,24 +106,24 @@ ROWS = (
         _product,
         "Give base, config.json and adapter that belong together; load quantised bases with quantization_bit and "
         "bitsandbytes only, under ZeRO-3 none", likely=True),
-    Row(r"loaded state dict (?:contains a parameter group|has a different number of parameter groups)|doesn't match "
-        r"the size of optimizer's group",
+    Row("loaded state dict (?:contains a parameter group|has a different number of parameter groups)|doesn't match "
+        "the size of optimizer's group",
         "the checkpoint's optimizer belongs to other trained weights than this recipe's",
         "Resume with the settings of the first run (lora_target, timeseries_tuning, timeseries_sft_lr, freeze keys, "
         "optim); else start anew from its weights: adapter_name_or_path in place of resume_from_checkpoint"),
     Row(r"model type [`'\"](?P<kind>chatts\w*|\w*ts)[`'\"] but Transformers does not recognize|KeyError: "
         r"'(?P<key>chatts\w*)'",
-        "this program does not know ChatTS: the plug-in is not active in the environment that runs (or the program "
-        "is not LLaMA-Factory)",
+        "this program does not know ChatTS: the plug-in is not active in the environment that runs (or the program is "
+        "not LLaMA-Factory)",
         "Run `lmf-chatts doctor` with the same Python; unset LLAMAFACTORY_CHATTS=0; in scripts load with "
         "llamafactory_chatts.model.from_pretrained; serve with a vLLM that has ChatTS"),
     Row(r"model type [`'\"](?P<kind>[\w.-]+)[`'\"] but Transformers does not recognize",
         "this transformers does not know the model type {kind}: it is older than the model, or the plug-in that "
         "brings it is not active in this environment",
         "{pip transformers}; `lmf-chatts doctor` shows whether the plug-in is active"),
-    Row(r"Unrecognized (?:configuration class|processing class|model in) (?P<what>\S+)|Should have a `model_type` "
-        r"key|(?:requires you to execute|contains custom code which must be executed)[^\n]*|"
-        r"`?trust_remote_code=True`? to|(?:KeyError|ModuleNotFoundError)[^\n]*transformers_modules",
+    Row(r"Unrecognized (?:configuration class|processing class|model in) (?P<what>\S+)|Should have a `model_type` key|"
+        r"(?:requires you to execute|contains custom code which must be executed)[^\n]*|`?trust_remote_code=True`? to|"
+        r"(?:KeyError|ModuleNotFoundError)[^\n]*transformers_modules",
         "transformers does not know this kind of model and would run the checkpoint's own code: for ChatTS the "
         "plug-in is not active in this environment, else config.json lacks its model_type",
         "Run `lmf-chatts doctor` with the same Python; check that model_name_or_path is the folder of a whole model "
@@ -137,14 +137,14 @@ ROWS = (
     Row(r"Tokenizer class (?P<name>\w+) does not exist|argument '(?:vocab|merges)': |extra_special_tokens",
         _NEWER_TOKENIZER,
         _OTHER_TOKENIZER),
-    Row(r"'list' object has no attribute '(?:keys|items)'",
+    Row("'list' object has no attribute '(?:keys|items)'",
         _NEWER_TOKENIZER,
         _OTHER_TOKENIZER, frame="token|^$|auto|processing|(?:site|dist)-packages"),
-    Row(r"tokenizer does not have a padding token",
+    Row("tokenizer does not have a padding token",
         "the tokenizer has no padding token: its files are not those of a ChatTS or Qwen base",
         "Take the tokenizer's files from the base's page; model_name_or_path must hold them beside the weights"),
-    Row(r"Couldn't instantiate the backend tokenizer|Converting from SentencePiece and Tiktoken failed|TypeError: "
-        r"not a string|expected value at line 1 column 1|Failed to load tokenizer|EOF while parsing a value at line",
+    Row("Couldn't instantiate the backend tokenizer|Converting from SentencePiece and Tiktoken failed|TypeError: not "
+        "a string|expected value at line 1 column 1|Failed to load tokenizer|EOF while parsing a value at line",
         "the tokenizer's files are missing, damaged, or a Git LFS pointer stands in their place",
         "`ls -l` of the model's folder: tokenizer.json has megabytes; download it again (`git lfs pull`), and check "
         "the installed transformers: {pip transformers}", likely=True, frame="token|^$|processing|llamafactory",
@@ -154,9 +154,8 @@ ROWS = (
         "Write `template:` in the recipe, or take tokenizer_config.json and chat_template.jinja from the base's page"),
     Row(r"Tensor\.item\(\) cannot be called on meta|[Mm]eta tensors? (?:is|are) not supported|with Meta tensors|"
         r"(?:aten::\S+|'\w+')[^\n]*'Meta' backend|fake or meta tensor|meta[^\n]*data-dependent",
-        "the model's code computes with values while it is built without content (meta device), as newer "
-        "transformers build models: the modelling code is older than the library, most often code from the "
-        "checkpoint's folder",
+        "the model's code computes with values while it is built without content (meta device), as newer transformers "
+        "build models: the modelling code is older than the library, most often code from the checkpoint's folder",
         "For ChatTS use the plug-in's classes (`lmf-chatts doctor` shows whether it is active; trust_remote_code has "
         "no effect then); other bases: newer modeling_*.py from the model's page, or the transformers it was written "
         "for"),
@@ -183,8 +182,8 @@ ROWS = (
         "on the CPU set fp16: false"),
     Row(r"expected (?:scalar type|m1 and m2 to have the same dtype|mat1 and mat2 to have the same dtype)[^\n]*|mat1 "
         r"and mat2 must have the same dtype[^\n]*|Input type \([^)]*\) and (?:weight|bias) type[^\n]*should be the "
-        r"same|must have the same dtype[^\n]*|expected all tensors to have the same dtype|requires uniform dtype|"
-        r"must flatten tensors with (?:uniform|same) dtype",
+        r"same|must have the same dtype[^\n]*|expected all tensors to have the same dtype|requires uniform dtype|must "
+        r"flatten tensors with (?:uniform|same) dtype",
         "weights and inputs are of different precision (16 and 32 bits are mixed)",
         "Set one of bf16: true and fp16: true, and none of pure_bf16, upcast_layernorm and infer_dtype against it; "
         "under FSDP all weights need one dtype (bnb_4bit_quant_storage)", likely=True),
@@ -201,34 +200,34 @@ ROWS = (
         "PyTorch's attention has no kernel for this card, precision and mask together",
         "Set flash_attn: disabled (plain attention), or bf16: true (fp16: true) where the model runs in fp32",
         likely=True),
-    Row(r"rope_scaling`? must be a dictionary|KeyError: '(?:rope_type|rope_theta|type)'",
+    Row("rope_scaling`? must be a dictionary|KeyError: '(?:rope_type|rope_theta|type)'",
         "config.json describes the rotary positions as another transformers writes them",
         "{pip transformers}, or take config.json from the base's page again", frame="rope|config|^$|modeling"),
-    Row(r"(?:HeaderTooLarge|header too large|HeaderTooSmall)|invalid load key, '(?P<key>[^']+)'|version "
-        r"https://git-lfs",
+    Row("(?:HeaderTooLarge|header too large|HeaderTooSmall)|invalid load key, '(?P<key>[^']+)'|version "
+        "https://git-lfs",
         "a weight file is damaged or none at all: a Git LFS pointer, a page of text or a broken download stands in "
         "its place",
         "`ls -l` shows files of a few hundred bytes: `git lfs pull`, or download them again"),
-    Row(r"[`']?(?:Can't|Cannot) merge (?:LoRA )?adapters? (?:to|into) a quantized model|merge adapters before "
-        r"quantizing",
+    Row("[`']?(?:Can't|Cannot) merge (?:LoRA )?adapters? (?:to|into) a quantized model|merge adapters before "
+        "quantizing",
         "an adapter cannot be merged into quantised weights",
         "Remove quantization_bit and quantization_method from the export recipe: merge into the 16-bit base"),
-    Row(r"Processor was not found, please check|feature extractor was not found|Image processor was not found",
+    Row("Processor was not found, please check|feature extractor was not found|Image processor was not found",
         "the template wants a processor that this base does not bring",
-        "Use the template of the base (template: chatts for ChatTS); if it is, the plug-in is not active: "
-        "`lmf-chatts doctor`"),
-    Row(r"pop from an empty deque|INFLIGHT",
+        "Use the template of the base (template: chatts for ChatTS); if it is, the plug-in is not active: `lmf-chatts "
+        "doctor`"),
+    Row("pop from an empty deque|INFLIGHT",
         "ZeRO-3: the modules ran in another order than in the pass before, so its prefetching lost track",
-        "Set stage3_prefetch_bucket_size: 0 in the DeepSpeed file, or use ZeRO-2; no generation or evaluation "
-        "between the steps of ZeRO-3", likely=True),
+        "Set stage3_prefetch_bucket_size: 0 in the DeepSpeed file, or use ZeRO-2; no generation or evaluation between "
+        "the steps of ZeRO-3", likely=True),
     Row(r"[`']?\.(?:to|cuda|half|float)\(?\)?[`']? is not supported for [`']?(?:4|8)-bit|Calling `?cuda\(\)`? is not "
         r"supported for",
         "a quantised model was moved or converted, which bitsandbytes refuses",
         "Load it where it shall run (device_map) and leave out .to(), .cuda() and .half()"),
-    Row(r"[Oo]nly Tensors of floating point (?:and complex )?dtype can require gradients",
+    Row("[Oo]nly Tensors of floating point (?:and complex )?dtype can require gradients",
         "quantised (integer) weights are to be trained",
         "Set finetuning_type: lora with quantization_bit, or take the 16-bit base without it"),
-    Row(r"Cannot resize embedding layers of a quantized model",
+    Row("Cannot resize embedding layers of a quantized model",
         "resize_vocab with quantised weights",
         "Remove resize_vocab, or quantization_bit"),
 )

@@ -98,8 +98,8 @@ ROWS = (
         r"importing flash_attn",
         "flash-attn was built for another torch version",
         "`pip uninstall flash-attn` (flash_attn: sdpa needs none), or build it again for the installed torch"),
-    Row(r"lib(?:cu\w+|nvJitLink|nvrtc|nccl|torch_cuda|torch_cpu|c10_cuda)[\w.-]*\.so[^\n]*(?:undefined symbol|"
-        r"version [`'].*' not found)|undefined symbol: (?:__?nv[Jj]it[Ll]ink|cublasLt|cublas|cudnn|nccl|cusparse|"
+    Row(r"lib(?:cu\w+|nvJitLink|nvrtc|nccl|torch_cuda|torch_cpu|c10_cuda)[\w.-]*\.so[^\n]*(?:undefined symbol|version "
+        r"[`'].*' not found)|undefined symbol: (?:__?nv[Jj]it[Ll]ink|cublasLt|cublas|cudnn|nccl|cusparse|"
         r"cudaGraph)\w*|Could not load library libcud?nn|Unable to load any of \{?libcudnn|cannot load symbol cudnn|"
         r"Invalid handle\. Cannot load symbol",
         "a CUDA library (cuBLAS, cuDNN, nvJitLink, NCCL) of another version is loaded in place of the one that torch "
@@ -126,11 +126,11 @@ ROWS = (
     Row(r"(?P<who>\w+) requires (?P<name>[\w-]+) to be installed",
         "{who} needs the package {name}, which is not installed",
         "{pip {name}}, or remove it from report_to"),
-    Row(r"No module named 'flash_attn|FlashAttention2 has been toggled on, but it cannot be used|flash_attn seems to "
-        r"be not installed|the package flash_attn .*not installed",
+    Row("No module named 'flash_attn|FlashAttention2 has been toggled on, but it cannot be used|flash_attn seems to "
+        "be not installed|the package flash_attn .*not installed",
         "flash_attn: fa2 is set, but the package flash-attn is not installed",
         "Set flash_attn: sdpa, which needs no package"),
-    Row(r"ModuleNotFoundError: No module named 'distutils",
+    Row("ModuleNotFoundError: No module named 'distutils",
         "a package (DeepSpeed 0.18 is one) uses distutils, which Python has no more from 3.12 on",
         "{pip setuptools}, which brings it"),
     Row(r"ModuleNotFoundError: No module named 'llamafactory(?P<which>_chatts)?\b",
@@ -138,7 +138,7 @@ ROWS = (
         "installed for",
         "Activate the environment that holds it (`which python llamafactory-cli torchrun` name the same folder), or "
         "install into this one: {pip llamafactory}"),
-    Row(r"module 'pkgutil' has no attribute 'ImpImporter'|'collections' has no attribute '(?:Mapping|MutableMapping)'",
+    Row("module 'pkgutil' has no attribute 'ImpImporter'|'collections' has no attribute '(?:Mapping|MutableMapping)'",
         "a package (an old pip, setuptools or numpy) is too old for this Python",
         "Make an environment with Python 3.11: `pip install -r requirements.lock`, then `pip install --no-deps .`"),
     Row(r"(?:requires|requires a different) Python[:>= ]+(?P<need>[^;\n]+)|unsupported operand type\(s\) for \|: "
@@ -162,7 +162,7 @@ ROWS = (
         "the command {cmd|zsh|cmdexe} was not found",
         "Activate the environment in which it is installed (source VENV/bin/activate), or install it there",
         lines=("command not found", ": not found", "is not recognized as")),
-    Row(r"unsloth",
+    Row("unsloth",
         "use_unsloth is set; unsloth replaces the model's classes and cannot train ChatTS",
         "Remove use_unsloth; enable_liger_kernel: true and use_unsloth_gc: true save memory without it",
         frame="llamafactory|unsloth|version|metadata|^$", general=True),
@@ -172,7 +172,7 @@ ROWS = (
         "pip found no versions that go together (or none for this Python and platform)",
         "Start from an empty environment with Python 3.11: `pip install -r requirements.lock`, then `pip install "
         "--no-deps .`", lines=("ResolutionImpossible", "No matching distribution found for")),
-    Row(r"Distributed package doesn't have NCCL|use_libuv was requested but PyTorch was built without",
+    Row("Distributed package doesn't have NCCL|use_libuv was requested but PyTorch was built without",
         "several processes on Windows: its PyTorch has no NCCL (and no libuv)",
         "Train in WSL2 or on Linux; or one process: CUDA_VISIBLE_DEVICES=0; for libuv set USE_LIBUV=0"),
     Row(r"(?:ModuleNotFoundError|ImportError): No module named '(?P<name>[\w.]+)'",
@@ -180,8 +180,8 @@ ROWS = (
     Row(r"cannot import name '(?P<name>\w+)' from (?:partially initialized module )?'(?P<where>[\w.]+)'",
         _missing_name, general=True),
     Row(r"ImportError: (?:Using |Loading |\w+ )?[`'\"]?(?P<what>[\w -]+?)[`'\"]? (?:requires|needs) (?:the "
-        r")?[`'\"]?(?P<name>[a-z][\w-]+)[`'\"]?(?: library| package)?|Please install it (?:with|via|using) "
-        r"[`'\"]?pip install (?:-U )?(?P<pip>[\w-]+)",
+        r")?[`'\"]?(?P<name>[a-z][\w-]+)[`'\"]?(?: library| package)?|Please install it (?:with|via|using) [`'\"]?pip "
+        r"install (?:-U )?(?P<pip>[\w-]+)",
         "the package {name|pip} is missing or too old[: {what} needs it]",
         "{pip {name|pip}}", likely=True, general=True),
     Row(r"(?:serious )?vulnerability issue in `?torch\.load|require users to upgrade torch to at least v?2\.6",
@@ -193,8 +193,8 @@ ROWS = (
         "Read it with the versions that wrote it, or with the supported ones: {pip torch torchvision torchaudio}. "
         "rng_state*.pth of a checkpoint may be deleted; files whose origin you trust may be loaded with "
         "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1"),
-    Row(r"PyTorch >= (?P<need>[\d.]+) is required but found|requires the PyTorch library but it was not found|"
-        r"PyTorch was not found|Disabling PyTorch because|Unable to import required dependencies:[^\n]*torch",
+    Row(r"PyTorch >= (?P<need>[\d.]+) is required but found|requires the PyTorch library but it was not found|PyTorch "
+        r"was not found|Disabling PyTorch because|Unable to import required dependencies:[^\n]*torch",
         "transformers does without torch here: it is not installed, or older than transformers allows",
         "{pip torch torchvision torchaudio}; `lmf-chatts doctor` checks the environment",
         lines=("Disabling PyTorch because", "PyTorch was not found"), benign=True,
@@ -210,8 +210,8 @@ ROWS = (
         r"no attribute|No module named 'numpy\._core|numpy\.ufunc size changed",
         "numpy is of another major version than the one that a package was built for",
         "{pip --upgrade torch pandas pyarrow}; update the package that the message names, too"),
-    Row(r"Descriptors cannot (?:not )?be created directly|'MessageFactory' object has no attribute|cannot import "
-        r"name 'builder' from 'google\.protobuf",
+    Row(r"Descriptors cannot (?:not )?be created directly|'MessageFactory' object has no attribute|cannot import name "
+        r"'builder' from 'google\.protobuf",
         "protobuf is of another version than the code made with it (tensorboard, sentencepiece)",
         "{pip --upgrade tensorboard}; or set PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python"),
     Row(r"TypeError: (?P<call>[A-Z]\w*(?:\.[\w<>]+)*|[\w.<>]+\.[\w<>]+)\(\) got (?:an unexpected keyword argument|"
@@ -224,8 +224,8 @@ ROWS = (
     Row(r"TypeError: (?P<call>[\w.<>]+?)\(\) (?:missing \d+ required (?:positional|keyword-only) arguments?: "
         r"(?P<names>[^\n]+)|takes (?P<takes>[^\n]*positional arguments? but \d+ (?:was|were) given))",
         "versions do not fit: {call}() [also wants {names}][takes {takes}]",
-        "Install versions that belong together: {stack}; `lmf-chatts doctor` shows what is installed",
-        likely=True, frame="(?:site|dist)-packages|llamafactory|^$", general=True),
+        "Install versions that belong together: {stack}; `lmf-chatts doctor` shows what is installed", likely=True,
+        frame="(?:site|dist)-packages|llamafactory|^$", general=True),
     Row(r"'(?P<owner>(?:Seq2Seq|SFT|DPO|KTO|PPO|Reward)?Trainer|TrainingArguments|DynamicCache|Accelerator)' object "
         r"has no attribute '(?P<name>\w+)'",
         "versions do not fit: {owner} has no {name}",
@@ -236,8 +236,8 @@ ROWS = (
         r"'(?P<name>\w+)'|module '(?P<module>(?:transformers|trl|peft|accelerate|datasets|deepspeed|llamafactory|"
         r"liger_kernel)[\w.]*)' has no attribute '(?P<what>\w+)'",
         "versions do not fit: {owner|module} has no {name|what}",
-        "Install versions that belong together: {stack}; `lmf-chatts doctor` shows what is installed",
-        likely=True, frame="(?:site|dist)-packages|llamafactory|^$", general=True),
+        "Install versions that belong together: {stack}; `lmf-chatts doctor` shows what is installed", likely=True,
+        frame="(?:site|dist)-packages|llamafactory|^$", general=True),
     Row(r"Loading a dataset cached in a LocalFileSystem is not supported|'\*\*' can only be an entire path component|"
         r"Feature type '\w+' not found|must be called with a dataclass type or instance",
         "datasets (or fsspec) is of another version than the one that wrote the cache or is called",

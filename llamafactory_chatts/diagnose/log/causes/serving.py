@@ -43,7 +43,7 @@ ROWS = (
     Row(r"At most (?P<count>\d+) (?P<what>\w+?)\(?s?\)? may be provided in one (?:request|prompt)",
         "a request holds more series (or other inputs) than vLLM was started for: {count} {what}",
         "Raise limit_mm_per_prompt in vllm_config for {what}, or send fewer in one request"),
-    Row(r"[Cc]onversation roles must alternate|roles must alternate",
+    Row("[Cc]onversation roles must alternate|roles must alternate",
         "the messages of a request do not alternate between user and assistant",
         "Send them in turns, the system's first; series belong into user turns"),
     Row(r"LoRA rank (?P<rank>\d+) is greater than max_lora_rank",
@@ -58,31 +58,31 @@ ROWS = (
         "the server did not start its model: this vLLM does not know the architecture, or the error above ended it",
         "Take a vLLM with ChatTS registered (ChatTS's own repository names it), or infer_backend: huggingface; read "
         "the first error of the engine above", likely=True, general=True),
-    Row(r"When localhost is not accessible|Could not create share link",
+    Row("When localhost is not accessible|Could not create share link",
         "the web page (gradio) cannot reach localhost: a proxy is set for it, or gradio and pydantic do not fit",
         "`export no_proxy=localhost,127.0.0.1` (or unset http_proxy, https_proxy, all_proxy); "
         "GRADIO_SERVER_NAME=0.0.0.0; {pip --upgrade gradio} in its own environment if it stays",
         lines=("When localhost is not accessible",)),
-    Row(r"TypeError: (?:argument of type 'bool' is not iterable|unhashable type: 'dict')|schema\.get|"
-        r"Pydantic\w*Error|is not a known gradio",
+    Row(r"TypeError: (?:argument of type 'bool' is not iterable|unhashable type: 'dict')|schema\.get|Pydantic\w*Error|"
+        r"is not a known gradio",
         "the web page's packages (gradio, gradio_client, pydantic, starlette) do not fit each other",
         "{pip --upgrade gradio} with what LLaMA-Factory's own requirements allow; training needs no web page: "
         "llamafactory-cli train", frame="gradio|starlette|jinja2|^$"),
-    Row(r"has no attribute 'npu'|\baclnn\w+|\bE[A-Z]\d{4}\b[^\n]*|\bERR\d{5} \w+|The Inner error is reported as "
-        r"above|torch_npu|\bCANN\b|\bAscend\b|HCCL|libascend\w*|\bacl(?:rt|op)\w+|NPU (?:error|function error)|"
-        r"kernel (?:package|binary)[^\n]*(?:not found|not exist)",
+    Row(r"has no attribute 'npu'|\baclnn\w+|\bE[A-Z]\d{4}\b[^\n]*|\bERR\d{5} \w+|The Inner error is reported as above|"
+        r"torch_npu|\bCANN\b|\bAscend\b|HCCL|libascend\w*|\bacl(?:rt|op)\w+|NPU (?:error|function error)|kernel "
+        r"(?:package|binary)[^\n]*(?:not found|not exist)",
         "an operation of the Ascend NPU failed: its kernels (the CANN kernel package), torch_npu and the driver are "
         "missing or do not fit each other",
         "Install CANN's toolkit and the kernels package for this NPU in one version, `source "
         "/usr/local/Ascend/ascend-toolkit/set_env.sh`, and the torch_npu that belongs to torch; ChatTS is not tested "
         "there", likely=True, lines=("aclnn", "ERR0", "ERR9", "The Inner error is reported", "libascend"),
         explains=r"Inner error|acl|npu|NPU|Ascend|ERR\d|ImportError"),
-    Row(r"MPS (?:backend|framework)|not (?:currently )?(?:implemented|supported) (?:for|on) (?:the )?MPS|"
-        r"PYTORCH_ENABLE_MPS_FALLBACK",
+    Row("MPS (?:backend|framework)|not (?:currently )?(?:implemented|supported) (?:for|on) (?:the "
+        ")?MPS|PYTORCH_ENABLE_MPS_FALLBACK",
         "an operation does not run on Apple's GPU (MPS)",
         "Set use_cpu: true, or PYTORCH_ENABLE_MPS_FALLBACK=1; 4 bits, bf16 and DeepSpeed want an NVIDIA card"),
-    Row(r"cannot perform fine-tuning on purely quantized models|quantization method do(?:es)? not support training|"
-        r"Quantized models can only be used for the LoRA",
+    Row("cannot perform fine-tuning on purely quantized models|quantization method do(?:es)? not support "
+        "training|Quantized models can only be used for the LoRA",
         "quantised weights cannot be trained themselves: they need an adapter",
         "Set finetuning_type: lora (with quantization_bit), or take the 16-bit base without quantization_bit; own "
         "code puts an adapter on the model with peft"),
@@ -94,8 +94,8 @@ ROWS = (
     Row(r"Unknown quantization type, got (?P<kind>\w+)",
         "the base is quantised in a way ({kind}) that this transformers does not know",
         "Take the 16-bit base with quantization_bit: 4, or {pip transformers}"),
-    Row(r"model is already quantized with|attempted to quantize it again|Cannot initialize PiSSA adapter on "
-        r"quantized|DoRA is not compatible with PTQ",
+    Row("model is already quantized with|attempted to quantize it again|Cannot initialize PiSSA adapter on "
+        "quantized|DoRA is not compatible with PTQ",
         "the base is quantised already, and the recipe asks for more than such weights can do",
         "Remove quantization_bit (or PiSSA, DoRA), or take the 16-bit base"),
 )
