@@ -56,8 +56,8 @@ ROWS = (
         "Install torch for a newer CUDA, with the Triton that belongs to it: {pip torch torchvision torchaudio}; a "
         "CUDA toolkit that knows the card for nvcc; unset TRITON_PTXAS_PATH and TORCH_CUDA_ARCH_LIST if they are set",
         lines=("ptxas fatal", "nvcc fatal"), explains=_COMPILING + "|PTX"),
-    Row("ptxas (?:fatal|error)|PTXASError|Internal Triton PTX codegen error|`ptxas` (?:failed|stderr|raised)|Cannot "
-        "find ptxas|PTX was compiled with an unsupported toolchain",
+    Row(r"ptxas (?:fatal|error)|PTXASError|Internal Triton PTX codegen error|`ptxas` (?:failed|stderr|raised)|Cannot "
+        r"find ptxas|PTX was compiled with an unsupported toolchain",
         "Triton's code could not be translated for this card (ptxas): toolkit, driver and Triton are of different "
         "CUDA versions",
         "Take the Triton that torch brings: {pip --force-reinstall torch}; unset TRITON_PTXAS_PATH, update the "
@@ -95,25 +95,24 @@ ROWS = (
         r"mismatches",
         "the CUDA toolkit (nvcc) is of another version than the one torch was built with",
         "Install the toolkit of the same major version, or set DS_SKIP_CUDA_CHECK=1 for the CPU Adam"),
-    Row(r"(?:libstdc\+\+|libc|libm|libgcc_s)\S*: version [`'](?P<symbol>(?:GLIBC|GLIBCXX|CXXABI)_[\d.]+)' not found|"
-        r"(?P<other>(?:GLIBC|GLIBCXX|CXXABI)_[\d.]+)[`']? not found",
-        "a binary needs a newer C or C++ library (glibc, libstdc++) than this system has: {symbol|other}",
+    Row(r"(?P<symbol>(?:GLIBC|GLIBCXX|CXXABI)_[\d.]+)[`']? not found",
+        "a binary needs a newer C or C++ library (glibc, libstdc++) than this system has: {symbol}",
         "Use a newer system or container image; for libstdc++ (GLIBCXX, CXXABI) `conda install -c conda-forge "
         "libstdcxx-ng` and LD_LIBRARY_PATH=$CONDA_PREFIX/lib", lines=("GLIBCXX_", "GLIBC_", "CXXABI_"), benign=True,
-        explains="Error building extension|bitsandbytes|not found|Failed to import|native "
-                 "library|NoneType|ImportError|OSError"),
+        explains=r"Error building extension|bitsandbytes|not found|Failed to import|native library|NoneType|"
+                 r"ImportError|OSError"),
     Row(r"Error building extension '(?P<name>\w+)'|Unable to JIT load the (?P<op>\w+) op",
         _not_compiled,
         "Look at the compiler's first error above; install g++ and ninja (and nvcc for GPU operations), delete "
         "~/.cache/torch_extensions and try again"),
-    Row("'DeepSpeedCPUAdam' object has no attribute 'ds_opt_adam'",
+    Row(r"'DeepSpeedCPUAdam' object has no attribute 'ds_opt_adam'",
         "the CPU Adam of DeepSpeed was not built; this message only follows from that",
         "Look for the compiler's error above; delete ~/.cache/torch_extensions and try again", general=True),
     Row(r"CalledProcessError: Command '\[?'?[^']*(?P<tool>gcc|g\+\+|cc|nvcc|ptxas|ninja|clang)\b",
         "{tool} failed while something was compiled at run time (Triton, DeepSpeed)",
         "Look at its first error above this traceback; Python's headers (python3-dev), the CUDA toolkit and g++ are "
         "what is missing most often; or set enable_liger_kernel: false", likely=True, general=True),
-    Row("Error compiling objects for extension|ninja: build stopped",
+    Row(r"Error compiling objects for extension|ninja: build stopped",
         "a CUDA operation could not be compiled",
         "Look at the compiler's first error above; g++, ninja, python3-dev and a CUDA toolkit of torch's version are "
         "needed; what ChatTS needs has wheels: leave flash-attn out (flash_attn: sdpa)", likely=True, general=True),
@@ -135,14 +134,14 @@ ROWS = (
         r"Required library version not found: libbitsandbytes|libbitsandbytes_\w+\.(?:so|dll)(?:: cannot open|"
         r"[^\n]*undefined symbol)|'NoneType' object has no attribute 'c(?:quantize|get_|adam|dequantize|gemm|allocate|"
         r"igemm)|CUDA [Ss]etup failed despite|name 'str2optimizer\w+' is not defined|bitsandbytes[^\n]*native library|"
-        r"bitsandbytes was not compiled with CUDA|(?:cadam|cget_|cquantize)\w* ?(?:not found|is not)|Attempted to use "
-        r"bitsandbytes native library|CUDA SETUP: (?:ERROR|CUDA detection failed|Something unexpected)",
+        r"bitsandbytes was not compiled with CUDA|(?:cadam|cget_|cquantize)\w* ?(?:not found|is not)|CUDA SETUP: "
+        r"(?:ERROR|CUDA detection failed|Something unexpected)",
         "bitsandbytes has no library for this CUDA version, or could not load it",
         "{pip --upgrade --force-reinstall --no-deps bitsandbytes}; `python -m bitsandbytes` shows what it finds, "
         "`lmf-chatts doctor` whether it quantises; unset BNB_CUDA_VERSION and a foreign LD_LIBRARY_PATH",
         lines=("CUDA Setup failed despite", "Could not load bitsandbytes native library",
                "was compiled without GPU support"), benign=True,
-        explains="bitsandbytes|str2optimizer|NoneType' object has no attribute 'c|libbitsandbytes"),
+        explains=r"bitsandbytes|str2optimizer|NoneType' object has no attribute 'c|libbitsandbytes"),
     Row(r"Error (?P<what>[\w ]+?) at line \d+ in file \S*(?:ops\.cu|bitsandbytes)",
         "bitsandbytes' kernels failed on this GPU ({what}): it was built for another CUDA version or card",
         "{pip --upgrade --force-reinstall --no-deps bitsandbytes}; `python -m bitsandbytes` shows what it finds",

@@ -55,23 +55,21 @@ ROWS = (
         "the dataset has no column {key|name|gone|field}",
         "Correct `columns` of its entry in dataset_info.json; `lmf-chatts dataset-info validate` shows what the file "
         "holds"),
-    Row(r"Invalid role tag[^\n]*|Unexpected role: (?P<role>\S+)|Unexpected role tag|Invalid message count in|Unknown "
-        r"role",
+    Row(r"Invalid role tag|Unexpected role: (?P<role>\S+)|Unexpected role tag|Invalid message count in|Unknown role",
         "roles of the dataset's turns are not those that its entry's tags name, or do not alternate",
         "Correct `tags` of the entry in dataset_info.json (role_tag, content_tag, user_tag, assistant_tag, "
         "system_tag); user and assistant must take turns; `lmf-chatts check DATASET` names the rows",
         lines=("Invalid role tag", "Invalid message count"), benign=True,
-        explains="Cannot find (?:valid|sufficient)|KeyError|empty|num_samples=0|IndexError"),
-    Row(r"All the data files must have the same columns|(?:because )?column names don't match|CastError|"
-        r"DatasetGenerationCastError|features can't be aligned because|Schema at index \d+ was different",
+        explains=r"Cannot find (?:valid|sufficient)|KeyError|empty|num_samples=0|IndexError"),
+    Row(r"All the data files must have the same columns|(?:because )?column names don't match|CastError|features "
+        r"can't be aligned because|Schema at index \d+ was different",
         "files of the dataset, or rows in it, have different columns or types",
         "Give all files and rows the same keys with the same types; `lmf-chatts check DATASET` names the rows; delete "
         "the cached dataset (overwrite_cache: true) then"),
     Row(r"Column\((?P<column>[^)]*)\) changed from (?P<one>\w+) to (?P<two>\w+)(?: in row (?P<row>\d+))?|(?:cannot|"
-        r"Cannot) mix list and non-list[^\n]*|Couldn't cast array of type|Unsupported cast from|(?:Could not|"
-        r"Couldn't) convert [^\n]* with type \w+: (?:tried|was not)|Expected bytes, got a '\w+' object|Expected list, "
-        r"got|Expected \w+, got a '\w+' object|cannot mix struct and non-struct|Value type [^\n]*(?:mismatch|clash)|"
-        r"ArrowTypeError|ArrowNotImplementedError",
+        r"Cannot) mix list and non-list|Couldn't cast array of type|Unsupported cast from|(?:Could not|Couldn't) "
+        r"convert [^\n]* with type \w+: (?:tried|was not)|Expected list, got|Expected \w+, got a '\w+' object|cannot "
+        r"mix struct and non-struct|Value type [^\n]*(?:mismatch|clash)|ArrowTypeError|ArrowNotImplementedError",
         "a column of the dataset holds different types in different rows[: {column} is {one} first and {two} later]",
         "Give the column one type in every row (text, or lists, or numbers; an empty list in place of null or text); "
         "`lmf-chatts check DATASET` names the rows; `lmf-chatts prepare` writes one type"),
@@ -90,35 +88,35 @@ ROWS = (
         "text could not be written as {codec|UTF-8}",
         "Set PYTHONUTF8=1 before the start (and PYTHONIOENCODING=utf-8 for the console); `surrogates` are broken "
         "characters in the data: `lmf-chatts check DATASET` names the rows"),
-    Row("invalid (?:UTF-8|utf8|start byte|continuation byte)|Invalid UTF-?8|Unexpected (?:UTF-8 BOM|BOM)|stream did "
-        "not contain valid UTF-8",
+    Row(r"invalid (?:UTF-8|utf8|start byte|continuation byte)|Invalid UTF-?8|Unexpected (?:UTF-8 BOM|BOM)|stream did "
+        r"not contain valid UTF-8",
         "a file is not clean UTF-8: another encoding (GBK, UTF-16), or a byte-order mark in front",
         "Save it as UTF-8 without BOM: `iconv -f GB18030 -t UTF-8 OLD > NEW`; `lmf-chatts prepare` reads GBK files"),
-    Row(r"[Nn]eat packing (?:is|requires)[^\n]*|length of packed example should be identical|packed (?:example|"
+    Row(r"[Nn]eat packing (?:is|requires)|length of packed example should be identical|packed (?:example|"
         r"sequence)s?[^\n]*length|cu_?seqlens?[^\n]*(?:must|mismatch|shape|expected)|position_ids[^\n]*packed|"
         r"attention_mask_in_length",
         "packing: the pieces of a packed row do not have the length that was counted for them",
         "Delete tokenized_path and the cache (overwrite_cache: true) if cutoff_len or the template changed; set "
         "packing: false to go on; ChatTS packs with neat_packing: true and template: chatts"),
-    Row(r"(?:varlen|flash_attn_varlen|unpad|cu_seqlens)\w*[^\n]*|expected (?:key|query|value|position_ids|"
+    Row(r"(?:varlen|flash_attn_varlen|unpad|cu_seqlens)\w*|expected (?:key|query|value|position_ids|"
         r"attention_mask)[^\n]*length|expanded size of the tensor \(\d+\) must match the existing size|size of tensor "
-        r"a \(\d+\) must match the size of tensor b|[Aa]ttention mask should be of size|attn_mask[^\n]*|shape of the "
-        r"mask[^\n]*|attention_mask[^\n]*(?:shape|size|dim)",
+        r"a \(\d+\) must match the size of tensor b|[Aa]ttention mask should be of size|attn_mask|shape of the mask|"
+        r"attention_mask[^\n]*(?:shape|size|dim)",
         "attention got a mask or lengths that do not fit its input: packed rows (neat_packing) or padding with an "
         "attention that does not take them",
         "Set packing: false (neat_packing: false) to go on, or flash_attn: sdpa (auto, fa2) in place of what is set; "
         "ChatTS packs with template: chatts and needs no flash-attn for it", likely=True,
-        frame="attention|attn|padding_free|varlen|masking|sdpa|modeling_"),
+        frame=r"attention|attn|padding_free|varlen|masking|sdpa|modeling_"),
     Row(r"expected sequence of length (?P<wants>\d+) at dim \d+ \(got (?P<has>\d+)\)|Unable to create tensor, you "
         r"should probably activate (?:truncation|padding)|stack expects each tensor to be equal size|Trying to resize "
         r"storage that is not resizable",
         "rows of a batch have different lengths, and nothing padded them",
         "Columns of the file that are no text must not reach the collator: set remove_unused_columns: true, delete "
         "tokenized_path; packing: false shows whether packing is the reason", likely=True),
-    Row("can't use batches of different size with `?dispatch_batches",
+    Row(r"can't use batches of different size with `?dispatch_batches",
         _UNEVEN,
         _DISPATCH),
-    Row("Sizes of tensors must match except in dimension 0|Can only concatenate tensors",
+    Row(r"Sizes of tensors must match except in dimension 0|Can only concatenate tensors",
         _UNEVEN,
         _DISPATCH, frame=r"accelerate[/\\](?:data_loader|utils)|^$"),
     Row(r"`?(?P<one>\w+)`? is incompatible with `?(?P<two>streaming)`?|(?P<off>Turn off `streaming`) when saving "
@@ -127,7 +125,7 @@ ROWS = (
         "Remove {one|tokenized_path}, or set streaming: false"),
     Row(r"specify `max_steps` in streaming|Streaming mode should have|IterableDataset'? (?:has no len|object has no "
         r"attribute)|does not implement __len__|'IterableDataset' has no|args\.max_steps must be set|length of the "
-        r"dataset is unknown|object of type '\w*IterableDataset' has no len",
+        r"dataset is unknown",
         "streaming has no length: steps must be counted, and what needs all rows cannot be done",
         "Set max_steps in place of num_train_epochs, an integer val_size, no max_samples fraction, no "
         "group_by_length; or streaming: false"),
@@ -145,7 +143,7 @@ ROWS = (
         r"data file format",
         "the dataset has no such split, or its splits do not fit its description",
         "Write `split` (and `subset`) in its entry in dataset_info.json as the dataset's page names them"),
-    Row("(?:cannot|can't|Can't) pickle|PicklingError|bootstrapping phase",
+    Row(r"(?:cannot|can't|Can't) pickle|PicklingError|bootstrapping phase",
         "something could not be handed to a worker process",
         "Set preprocessing_num_workers: 1 and dataloader_num_workers: 0; on Windows own scripts need `if __name__ == "
         "'__main__':`", likely=True),
@@ -155,7 +153,7 @@ ROWS = (
         likely=True,
         frame=r"llamafactory[/\\]data[/\\](?:converter|aligner|processor|parser|template|formatter|collator|"
               r"mm_plugin)", general=True),
-    Row("DatasetGenerationError|An error occurred while generating the dataset",
+    Row(r"DatasetGenerationError|An error occurred while generating the dataset",
         "a file of the dataset could not be read or written to the cache; the error above this one says why",
         "`lmf-chatts check DATASET` names the rows; look at the free space of HF_HOME and HF_DATASETS_CACHE",
         likely=True, general=True),

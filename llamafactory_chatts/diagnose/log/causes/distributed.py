@@ -19,7 +19,7 @@ ROWS = (
         "the port of the API or the web page is in use: {port|range}",
         "Choose another one: API_PORT=8001 (GRADIO_SERVER_PORT=7861 for the web page); `ss -ltnp` shows who has it",
         lines=("attempting to bind on address", "Cannot find empty port")),
-    Row("Address already in use|EADDRINUSE|errno: 98|Errno 98",
+    Row(r"Address already in use|EADDRINUSE|errno: 98|Errno 98",
         "the port of the launcher is in use, most often by another or an earlier training",
         "Choose another port: MASTER_PORT=29xxx (torchrun and deepspeed: --master_port); `ss -ltnp` shows who has it",
         lines=("EADDRINUSE", "Address already in use"), benign=True),
@@ -46,11 +46,11 @@ ROWS = (
         "not all processes or nodes met at the start",
         "Start the command on every node with the same MASTER_ADDR, MASTER_PORT and NNODES and its own NODE_RANK; "
         "check that the port is open: `nc -vz $MASTER_ADDR $MASTER_PORT`"),
-    Row("(?:failed to extend|Error while creating shared memory segment) /dev/shm",
+    Row(r"(?:failed to extend|Error while creating shared memory segment) /dev/shm",
         "shared memory (/dev/shm) is too small for NCCL",
         "Start the container with --shm-size=16g (or --ipc=host), or set NCCL_SHM_DISABLE=1; remove stale "
         "/dev/shm/nccl-*", lines=("Error while creating shared memory segment", "failed to extend /dev/shm")),
-    Row("Duplicate GPU detected",
+    Row(r"Duplicate GPU detected",
         "two processes use the same GPU",
         "Give each process its own GPU: NPROC_PER_NODE must not exceed the GPUs in CUDA_VISIBLE_DEVICES",
         lines=("Duplicate GPU detected",)),
@@ -59,7 +59,7 @@ ROWS = (
         "the connection between the nodes over InfiniBand or RoCE does not work for NCCL",
         "Check it: `ibstat` (state Active), the same NCCL_IB_HCA and NCCL_IB_GID_INDEX on every node, memlock "
         "unlimited; NCCL_IB_DISABLE=1 with NCCL_SOCKET_IFNAME=eth0 goes over TCP instead",
-        lines=("WARN NET/", "ibv_", "IBV_WC_"), benign=True, explains="nccl|NCCL|peer|timeout|Timeout|ChildFailed"),
+        lines=("WARN NET/", "ibv_", "IBV_WC_"), benign=True, explains=r"nccl|NCCL|peer|timeout|Timeout|ChildFailed"),
     Row(r"no socket interface found|[Nn]o usable (?:network )?interface|NCCL_SOCKET_IFNAME[^\n]*(?:not found|no "
         r"match)",
         "NCCL finds no network card by the name that is set, or none at all",
@@ -70,7 +70,7 @@ ROWS = (
         "these GPUs cannot exchange memory the way NCCL tries it (peer to peer, NVLink multicast)",
         "Set NCCL_P2P_DISABLE=1 and NCCL_IB_DISABLE=1 on consumer cards; NCCL_NVLS_ENABLE=0 where the multicast "
         "(NVLS) fails", lines=("Failed to bind NVLink SHARP",)),
-    Row(r"monitoredBarrier[^\n]*|[Bb]arrier[^\n]*(?:timed out|timeout)",
+    Row(r"monitoredBarrier|[Bb]arrier[^\n]*(?:timed out|timeout)",
         "one process did not reach a barrier in time",
         "Find the process that hung: the rank that prints nothing; if it only needs longer, raise ddp_timeout"),
     Row(r"checkpoint being loaded used a DP world size of (?P<old>\d+) but the current world size is (?P<new>\d+)",
@@ -86,11 +86,11 @@ ROWS = (
         "the DeepSpeed file and the recipe set the same thing twice (precision, optimizer, scheduler)",
         "Write \"auto\" for fp16 and bf16 in the DeepSpeed file and remove its optimizer and scheduler, as in "
         "examples/deepspeed"),
-    Row("ncclSystemError|NCCL WARN .*Call to connect .* failed|ncclRemoteError|unhandled system error",
+    Row(r"ncclSystemError|NCCL WARN .*Call to connect .* failed|ncclRemoteError|unhandled system error",
         "NCCL could not set up its connections",
         "Run again with NCCL_DEBUG=INFO and read the first WARN; NCCL_SOCKET_IFNAME names the network card, "
         "NCCL_P2P_DISABLE=1 helps on consumer cards", likely=True),
-    Row("ncclUnhandledCudaError|unhandled cuda error",
+    Row(r"ncclUnhandledCudaError|unhandled cuda error",
         "NCCL met a CUDA error in one of the processes",
         "Look for the first CUDA error of any rank; run again with NCCL_DEBUG=INFO", likely=True, general=True),
     Row(r"Connection closed by peer|Connection reset by peer|Broken pipe|remote process exited|NCCL communicator was "
@@ -99,9 +99,9 @@ ROWS = (
         "the connection to another process of this training was lost: that one ended first",
         "The other process's own log or traceback tells why; on several nodes read the log of each, then check "
         "network and NCCL_SOCKET_IFNAME", likely=True, peer=True, benign=True,
-        lines=("Connection closed by peer", "Connection reset by peer"), frame="^(?!.*/multiprocessing/)"),
-    Row("inconsistent tensor size|Detected mismatch between collectives on ranks|different (?:number|order) of "
-        "collectives|mismatched? (?:shapes|sizes) between ranks|'status': 'INFLIGHT'|status.*INFLIGHT",
+        lines=("Connection closed by peer", "Connection reset by peer"), frame=r"^(?!.*/multiprocessing/)"),
+    Row(r"inconsistent tensor size|Detected mismatch between collectives on ranks|different (?:number|order) of "
+        r"collectives|mismatched? (?:shapes|sizes) between ranks|status.*INFLIGHT",
         "the processes do not do the same: one met other modules or shapes than the others",
         "Same recipe, data and versions on every node; TORCH_DISTRIBUTED_DEBUG=DETAIL names the first difference; "
         "under ZeRO-3 every process must run every module", likely=True),
@@ -109,7 +109,7 @@ ROWS = (
         r"with passing a `device_map",
         "ZeRO-3 places the weights itself: it takes no device_map and no low_cpu_mem_usage",
         "Remove low_cpu_mem_usage and device_map; quantised bases train with ZeRO-2 or without DeepSpeed"),
-    Row("ZeRO-Offload with a client provided optimizer|zero_force_ds_cpu_optimizer",
+    Row(r"ZeRO-Offload with a client provided optimizer|zero_force_ds_cpu_optimizer",
         "DeepSpeed offloads the optimizer to the CPU and wants its own CPU Adam, the recipe brings another optimizer",
         "Set optim: adamw_torch, or \"zero_force_ds_cpu_optimizer\": false in the DeepSpeed file"),
 )

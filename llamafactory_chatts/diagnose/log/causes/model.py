@@ -76,7 +76,7 @@ ROWS = (
     Row(r"Trying to set a tensor of shape (?P<has>(?:torch\.Size\()?\[[^\]]*\]\)?) in \"(?P<name>[\w.]+)\" \(which "
         r"has shape (?P<wants>(?:torch\.Size\()?\[[^\]]*\]\)?)\)",
         _mismatch),
-    Row("ignore_mismatched_sizes",
+    Row(r"ignore_mismatched_sizes",
         "weights of the checkpoint and of the model have different shapes",
         "The report above the error names them: give the config.json that belongs to the weights, the same "
         "vocabulary, and no checkpoint that ZeRO-3 saved without gathering", likely=True),
@@ -106,8 +106,8 @@ ROWS = (
         _product,
         "Give base, config.json and adapter that belong together; load quantised bases with quantization_bit and "
         "bitsandbytes only, under ZeRO-3 none", likely=True),
-    Row("loaded state dict (?:contains a parameter group|has a different number of parameter groups)|doesn't match "
-        "the size of optimizer's group",
+    Row(r"loaded state dict (?:contains a parameter group|has a different number of parameter groups)|doesn't match "
+        r"the size of optimizer's group",
         "the checkpoint's optimizer belongs to other trained weights than this recipe's",
         "Resume with the settings of the first run (lora_target, timeseries_tuning, timeseries_sft_lr, freeze keys, "
         "optim); else start anew from its weights: adapter_name_or_path in place of resume_from_checkpoint"),
@@ -122,7 +122,7 @@ ROWS = (
         "brings it is not active in this environment",
         "{pip transformers}; `lmf-chatts doctor` shows whether the plug-in is active"),
     Row(r"Unrecognized (?:configuration class|processing class|model in) (?P<what>\S+)|Should have a `model_type` key|"
-        r"(?:requires you to execute|contains custom code which must be executed)[^\n]*|`?trust_remote_code=True`? to|"
+        r"(?:requires you to execute|contains custom code which must be executed)|`?trust_remote_code=True`? to|"
         r"(?:KeyError|ModuleNotFoundError)[^\n]*transformers_modules",
         "transformers does not know this kind of model and would run the checkpoint's own code: for ChatTS the "
         "plug-in is not active in this environment, else config.json lacks its model_type",
@@ -137,17 +137,17 @@ ROWS = (
     Row(r"Tokenizer class (?P<name>\w+) does not exist|argument '(?:vocab|merges)': |extra_special_tokens",
         _NEWER_TOKENIZER,
         _OTHER_TOKENIZER),
-    Row("'list' object has no attribute '(?:keys|items)'",
+    Row(r"'list' object has no attribute '(?:keys|items)'",
         _NEWER_TOKENIZER,
-        _OTHER_TOKENIZER, frame="token|^$|auto|processing|(?:site|dist)-packages"),
-    Row("tokenizer does not have a padding token",
+        _OTHER_TOKENIZER, frame=r"token|^$|auto|processing|(?:site|dist)-packages"),
+    Row(r"tokenizer does not have a padding token",
         "the tokenizer has no padding token: its files are not those of a ChatTS or Qwen base",
         "Take the tokenizer's files from the base's page; model_name_or_path must hold them beside the weights"),
-    Row("Couldn't instantiate the backend tokenizer|Converting from SentencePiece and Tiktoken failed|TypeError: not "
-        "a string|expected value at line 1 column 1|Failed to load tokenizer|EOF while parsing a value at line",
+    Row(r"Couldn't instantiate the backend tokenizer|Converting from SentencePiece and Tiktoken failed|TypeError: not "
+        r"a string|expected value at line 1 column 1|Failed to load tokenizer|EOF while parsing a value at line",
         "the tokenizer's files are missing, damaged, or a Git LFS pointer stands in their place",
         "`ls -l` of the model's folder: tokenizer.json has megabytes; download it again (`git lfs pull`), and check "
-        "the installed transformers: {pip transformers}", likely=True, frame="token|^$|processing|llamafactory",
+        "the installed transformers: {pip transformers}", likely=True, frame=r"token|^$|processing|llamafactory",
         general=True),
     Row(r"tokenizer\.chat_template is not set|no template argument was passed",
         "the tokenizer has no chat template",
@@ -159,14 +159,14 @@ ROWS = (
         "For ChatTS use the plug-in's classes (`lmf-chatts doctor` shows whether it is active; trust_remote_code has "
         "no effect then); other bases: newer modeling_*.py from the model's page, or the transformers it was written "
         "for"),
-    Row(r"(?:Cannot copy out of|copy out of) meta tensor|is on the meta device|device meta is not on the expected "
-        r"device|on the expected device meta|and meta!|on device meta|doesn't have any device set|offload the whole "
-        r"model to (?:the )?disk|need an `offload_(?:dir|folder)`|weights offloaded to the disk|meta tensors?\b",
+    Row(r"is on the meta device|device meta is not on the expected device|on the expected device meta|and meta!|on "
+        r"device meta|doesn't have any device set|offload the whole model to (?:the )?disk|need an `offload_(?:dir|"
+        r"folder)`|weights offloaded to the disk|meta tensors?\b",
         "weights stand on the meta device, without content: they were offloaded because the model does not fit the "
         "memory, or the checkpoint does not hold them",
         "Make room: quantization_bit: 4, a smaller base, ZeRO-3 in place of device_map: auto; set low_cpu_mem_usage: "
         "false; look for 'newly initialized' above; `lmf-chatts plan RECIPE.yaml` predicts the need",
-        lines=("are on the meta device because",), benign=True, explains="meta|NoneType|device|offload"),
+        lines=("are on the meta device because",), benign=True, explains=r"meta|NoneType|device|offload"),
     Row(r"\"(?P<op>(?!_amp)\w+?)\" not implemented for '(?P<kind>Half|BFloat16)'",
         "half precision on a device that does not compute it: {op} has no {kind}, most often because the model runs "
         "on the CPU",
@@ -180,43 +180,41 @@ ROWS = (
         "fp16: true, but there is no GPU that PyTorch can use: half precision on the CPU is not supported",
         "See why no GPU is used (`nvidia-smi`, `lmf-chatts doctor`: driver, CUDA_VISIBLE_DEVICES, a CPU-only torch); "
         "on the CPU set fp16: false"),
-    Row(r"expected (?:scalar type|m1 and m2 to have the same dtype|mat1 and mat2 to have the same dtype)[^\n]*|mat1 "
-        r"and mat2 must have the same dtype[^\n]*|Input type \([^)]*\) and (?:weight|bias) type[^\n]*should be the "
-        r"same|must have the same dtype[^\n]*|expected all tensors to have the same dtype|requires uniform dtype|must "
-        r"flatten tensors with (?:uniform|same) dtype",
+    Row(r"expected (?:scalar type|m1 and m2 to have the same dtype|mat1 and mat2 to have the same dtype)|Input type "
+        r"\([^)]*\) and (?:weight|bias) type[^\n]*should be the same|must have the same dtype|expected all tensors to "
+        r"have the same dtype|requires uniform dtype|must flatten tensors with (?:uniform|same) dtype",
         "weights and inputs are of different precision (16 and 32 bits are mixed)",
         "Set one of bf16: true and fp16: true, and none of pure_bf16, upcast_layernorm and infer_dtype against it; "
         "under FSDP all weights need one dtype (bnb_4bit_quant_storage)", likely=True),
-    Row(r"[Ff]lash[- ]?[Aa]ttention[^\n]*only support(?:s|ed)? (?:for )?(?:fp16|torch\.float16|the|Ampere)[^\n]*|"
-        r"FlashAttention only supports Ampere GPUs",
+    Row(r"[Ff]lash[- ]?[Aa]ttention[^\n]*only support(?:s|ed)? (?:for )?(?:fp16|torch\.float16|the|Ampere)",
         "FlashAttention needs fp16 or bf16 and a card from Ampere on",
         "Set flash_attn: sdpa, or bf16: true (fp16: true) for the model"),
     Row(r"KeyError: ['\"](?P<kind>[a-z][\w.-]*)['\"]",
         "this transformers does not know the model type {kind}: it is older than the model, or the plug-in that "
         "brings it is not active in this environment",
         "{pip transformers}; `lmf-chatts doctor` shows whether the plug-in is active",
-        frame="configuration_auto|auto_factory|modeling_auto|tokenization_auto|processing_auto"),
+        frame=r"configuration_auto|auto_factory|modeling_auto|tokenization_auto|processing_auto"),
     Row(r"cutlassF: no kernel found|No available kernel\. Aborting|Attention using SDPA",
         "PyTorch's attention has no kernel for this card, precision and mask together",
         "Set flash_attn: disabled (plain attention), or bf16: true (fp16: true) where the model runs in fp32",
         likely=True),
-    Row("rope_scaling`? must be a dictionary|KeyError: '(?:rope_type|rope_theta|type)'",
+    Row(r"rope_scaling`? must be a dictionary|KeyError: '(?:rope_type|rope_theta|type)'",
         "config.json describes the rotary positions as another transformers writes them",
-        "{pip transformers}, or take config.json from the base's page again", frame="rope|config|^$|modeling"),
-    Row("(?:HeaderTooLarge|header too large|HeaderTooSmall)|invalid load key, '(?P<key>[^']+)'|version "
-        "https://git-lfs",
+        "{pip transformers}, or take config.json from the base's page again", frame=r"rope|config|^$|modeling"),
+    Row(r"(?:HeaderTooLarge|header too large|HeaderTooSmall)|invalid load key, '(?P<key>[^']+)'|version "
+        r"https://git-lfs",
         "a weight file is damaged or none at all: a Git LFS pointer, a page of text or a broken download stands in "
         "its place",
         "`ls -l` shows files of a few hundred bytes: `git lfs pull`, or download them again"),
-    Row("[`']?(?:Can't|Cannot) merge (?:LoRA )?adapters? (?:to|into) a quantized model|merge adapters before "
-        "quantizing",
+    Row(r"[`']?(?:Can't|Cannot) merge (?:LoRA )?adapters? (?:to|into) a quantized model|merge adapters before "
+        r"quantizing",
         "an adapter cannot be merged into quantised weights",
         "Remove quantization_bit and quantization_method from the export recipe: merge into the 16-bit base"),
-    Row("Processor was not found, please check|feature extractor was not found|Image processor was not found",
+    Row(r"Processor was not found, please check|feature extractor was not found|Image processor was not found",
         "the template wants a processor that this base does not bring",
         "Use the template of the base (template: chatts for ChatTS); if it is, the plug-in is not active: `lmf-chatts "
         "doctor`"),
-    Row("pop from an empty deque|INFLIGHT",
+    Row(r"pop from an empty deque|INFLIGHT",
         "ZeRO-3: the modules ran in another order than in the pass before, so its prefetching lost track",
         "Set stage3_prefetch_bucket_size: 0 in the DeepSpeed file, or use ZeRO-2; no generation or evaluation between "
         "the steps of ZeRO-3", likely=True),
@@ -224,10 +222,10 @@ ROWS = (
         r"supported for",
         "a quantised model was moved or converted, which bitsandbytes refuses",
         "Load it where it shall run (device_map) and leave out .to(), .cuda() and .half()"),
-    Row("[Oo]nly Tensors of floating point (?:and complex )?dtype can require gradients",
+    Row(r"[Oo]nly Tensors of floating point (?:and complex )?dtype can require gradients",
         "quantised (integer) weights are to be trained",
         "Set finetuning_type: lora with quantization_bit, or take the 16-bit base without it"),
-    Row("Cannot resize embedding layers of a quantized model",
+    Row(r"Cannot resize embedding layers of a quantized model",
         "resize_vocab with quantised weights",
         "Remove resize_vocab, or quantization_bit"),
 )

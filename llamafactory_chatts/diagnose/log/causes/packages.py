@@ -114,8 +114,7 @@ ROWS = (
         "the library {lib} is missing",
         "libGL and libglib: `apt install libgl1 libglib2.0-0`; libcuda: the driver (in a container `--gpus all`); "
         "other CUDA libraries come with torch: {pip --force-reinstall torch torchvision torchaudio}"),
-    Row(r"DLL load failed while importing (?P<name>\w+)|\[WinError 126\][^\n]*|\[WinError 127\][^\n]*|\[WinError "
-        r"1114\][^\n]*",
+    Row(r"DLL load failed while importing (?P<name>\w+)|\[WinError 126\]|\[WinError 127\]|\[WinError 1114\]",
         "a library of Windows that a package needs is missing, or belongs to another version",
         "Install the Microsoft Visual C++ Redistributable; reinstall torch: {pip --force-reinstall torch torchvision "
         "torchaudio}"),
@@ -126,11 +125,11 @@ ROWS = (
     Row(r"(?P<who>\w+) requires (?P<name>[\w-]+) to be installed",
         "{who} needs the package {name}, which is not installed",
         "{pip {name}}, or remove it from report_to"),
-    Row("No module named 'flash_attn|FlashAttention2 has been toggled on, but it cannot be used|flash_attn seems to "
-        "be not installed|the package flash_attn .*not installed",
+    Row(r"No module named 'flash_attn|FlashAttention2 has been toggled on, but it cannot be used|flash_attn seems to "
+        r"be not installed|the package flash_attn .*not installed",
         "flash_attn: fa2 is set, but the package flash-attn is not installed",
         "Set flash_attn: sdpa, which needs no package"),
-    Row("ModuleNotFoundError: No module named 'distutils",
+    Row(r"ModuleNotFoundError: No module named 'distutils",
         "a package (DeepSpeed 0.18 is one) uses distutils, which Python has no more from 3.12 on",
         "{pip setuptools}, which brings it"),
     Row(r"ModuleNotFoundError: No module named 'llamafactory(?P<which>_chatts)?\b",
@@ -138,7 +137,7 @@ ROWS = (
         "installed for",
         "Activate the environment that holds it (`which python llamafactory-cli torchrun` name the same folder), or "
         "install into this one: {pip llamafactory}"),
-    Row("module 'pkgutil' has no attribute 'ImpImporter'|'collections' has no attribute '(?:Mapping|MutableMapping)'",
+    Row(r"module 'pkgutil' has no attribute 'ImpImporter'|'collections' has no attribute '(?:Mapping|MutableMapping)'",
         "a package (an old pip, setuptools or numpy) is too old for this Python",
         "Make an environment with Python 3.11: `pip install -r requirements.lock`, then `pip install --no-deps .`"),
     Row(r"(?:requires|requires a different) Python[:>= ]+(?P<need>[^;\n]+)|unsupported operand type\(s\) for \|: "
@@ -162,17 +161,17 @@ ROWS = (
         "the command {cmd|zsh|cmdexe} was not found",
         "Activate the environment in which it is installed (source VENV/bin/activate), or install it there",
         lines=("command not found", ": not found", "is not recognized as")),
-    Row("unsloth",
+    Row(r"unsloth",
         "use_unsloth is set; unsloth replaces the model's classes and cannot train ChatTS",
         "Remove use_unsloth; enable_liger_kernel: true and use_unsloth_gc: true save memory without it",
-        frame="llamafactory|unsloth|version|metadata|^$", general=True),
+        frame=r"llamafactory|unsloth|version|metadata|^$", general=True),
     Row(r"ResolutionImpossible|Cannot install [^\n]+ because these package versions have conflicting dependencies|No "
         r"matching distribution found for (?P<name>\S+)|Could not find a version that satisfies the requirement "
         r"(?P<want>\S+)",
         "pip found no versions that go together (or none for this Python and platform)",
         "Start from an empty environment with Python 3.11: `pip install -r requirements.lock`, then `pip install "
         "--no-deps .`", lines=("ResolutionImpossible", "No matching distribution found for")),
-    Row("Distributed package doesn't have NCCL|use_libuv was requested but PyTorch was built without",
+    Row(r"Distributed package doesn't have NCCL|use_libuv was requested but PyTorch was built without",
         "several processes on Windows: its PyTorch has no NCCL (and no libuv)",
         "Train in WSL2 or on Linux; or one process: CUDA_VISIBLE_DEVICES=0; for libuv set USE_LIBUV=0"),
     Row(r"(?:ModuleNotFoundError|ImportError): No module named '(?P<name>[\w.]+)'",
@@ -187,7 +186,7 @@ ROWS = (
     Row(r"(?:serious )?vulnerability issue in `?torch\.load|require users to upgrade torch to at least v?2\.6",
         "this torch is too old (before 2.6): transformers loads no .bin or .pt file with it",
         "{pip torch torchvision torchaudio}; or convert the weights to safetensors"),
-    Row(r"Weights only load failed|WeightsUnpickler error|Unsupported (?:global|class|operand)[^\n]*",
+    Row(r"Weights only load failed|WeightsUnpickler error|Unsupported (?:global|class|operand)",
         "torch.load refuses a checkpoint's file with weights_only: it holds more than tensors, as files of an older "
         "torch, numpy or DeepSpeed do",
         "Read it with the versions that wrote it, or with the supported ones: {pip torch torchvision torchaudio}. "
@@ -198,7 +197,7 @@ ROWS = (
         "transformers does without torch here: it is not installed, or older than transformers allows",
         "{pip torch torchvision torchaudio}; `lmf-chatts doctor` checks the environment",
         lines=("Disabling PyTorch because", "PyTorch was not found"), benign=True,
-        explains="torch|NameError: name|requires the PyTorch|Could not import module|Failed to import"),
+        explains=r"torch|NameError: name|requires the PyTorch|Could not import module|Failed to import"),
     Row(r"module 'torch(?:\.[\w.]+)?' has no attribute '(?P<name>\w+)'|cannot import name '(?P<other>\w+)' from "
         r"'(?P<where>torch(?:\.[\w.]+)?)'|No module named '(?P<module>torch\.[\w.]+)'|infer_schema\(func\)|"
         r"'torch\._C\.\w+' object has no attribute '(?P<c>\w+)'",
@@ -220,12 +219,12 @@ ROWS = (
         _unexpected),
     Row(r"TypeError: (?P<call>\w+)\(\) got (?:an unexpected keyword argument|multiple values for argument) "
         r"'(?P<name>\w+)'(?P<other>)(?P<more>)",
-        _unexpected, frame="(?:site|dist)-packages|llamafactory|^$"),
+        _unexpected, frame=r"(?:site|dist)-packages|llamafactory|^$"),
     Row(r"TypeError: (?P<call>[\w.<>]+?)\(\) (?:missing \d+ required (?:positional|keyword-only) arguments?: "
         r"(?P<names>[^\n]+)|takes (?P<takes>[^\n]*positional arguments? but \d+ (?:was|were) given))",
         "versions do not fit: {call}() [also wants {names}][takes {takes}]",
         "Install versions that belong together: {stack}; `lmf-chatts doctor` shows what is installed", likely=True,
-        frame="(?:site|dist)-packages|llamafactory|^$", general=True),
+        frame=r"(?:site|dist)-packages|llamafactory|^$", general=True),
     Row(r"'(?P<owner>(?:Seq2Seq|SFT|DPO|KTO|PPO|Reward)?Trainer|TrainingArguments|DynamicCache|Accelerator)' object "
         r"has no attribute '(?P<name>\w+)'",
         "versions do not fit: {owner} has no {name}",
@@ -237,7 +236,7 @@ ROWS = (
         r"liger_kernel)[\w.]*)' has no attribute '(?P<what>\w+)'",
         "versions do not fit: {owner|module} has no {name|what}",
         "Install versions that belong together: {stack}; `lmf-chatts doctor` shows what is installed", likely=True,
-        frame="(?:site|dist)-packages|llamafactory|^$", general=True),
+        frame=r"(?:site|dist)-packages|llamafactory|^$", general=True),
     Row(r"Loading a dataset cached in a LocalFileSystem is not supported|'\*\*' can only be an entire path component|"
         r"Feature type '\w+' not found|must be called with a dataclass type or instance",
         "datasets (or fsspec) is of another version than the one that wrote the cache or is called",

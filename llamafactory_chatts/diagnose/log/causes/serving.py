@@ -11,9 +11,9 @@ ROWS = (
         "llama.cpp (GGUF, Ollama) does not support the architecture of ChatTS: such a model cannot be converted",
         "Serve the exported folder with transformers (llamafactory-cli api) or with a vLLM that has ChatTS",
         lines=("hf-to-gguf", "unknown model architecture", "ollama", "gguf"),
-        explains="model type|not supported|NotImplemented|architecture|KeyError"),
+        explains=r"model type|not supported|NotImplemented|architecture|KeyError"),
     Row(r"GenerationConfig is invalid|[Gg]eneration config[^\n]*(?:is invalid|non-default generation parameters)|"
-        r"generation flags are not valid[^\n]*|`do_sample` is set to `False`[^\n]*",
+        r"generation flags are not valid|`do_sample` is set to `False`",
         "generation_config.json of the base contradicts itself (temperature, top_p or top_k with do_sample: false), "
         "and saving refuses it",
         "Edit generation_config.json in the base's folder: do_sample true, or remove temperature, top_p and top_k; "
@@ -36,14 +36,14 @@ ROWS = (
         "a prompt with its series is longer than the length that the server was started for",
         "Raise vllm_maxlen (max_model_len) up to what the base takes, or send fewer or shorter series"),
     Row(r"Model architectures? \[(?P<arch>[^\]]*)\][^\n]*(?:not supported|failed to be inspected)|cannot find model "
-        r"module[^\n]*",
+        r"module",
         "this vLLM does not know the architecture of ChatTS: {arch}",
         "Serve with a vLLM in which ChatTS is registered (ChatTS's own repository names it), or with infer_backend: "
         "huggingface (llamafactory-cli api), where `lmf-chatts doctor` shows that the plug-in is active"),
     Row(r"At most (?P<count>\d+) (?P<what>\w+?)\(?s?\)? may be provided in one (?:request|prompt)",
         "a request holds more series (or other inputs) than vLLM was started for: {count} {what}",
         "Raise limit_mm_per_prompt in vllm_config for {what}, or send fewer in one request"),
-    Row("[Cc]onversation roles must alternate|roles must alternate",
+    Row(r"roles must alternate",
         "the messages of a request do not alternate between user and assistant",
         "Send them in turns, the system's first; series belong into user turns"),
     Row(r"LoRA rank (?P<rank>\d+) is greater than max_lora_rank",
@@ -58,7 +58,7 @@ ROWS = (
         "the server did not start its model: this vLLM does not know the architecture, or the error above ended it",
         "Take a vLLM with ChatTS registered (ChatTS's own repository names it), or infer_backend: huggingface; read "
         "the first error of the engine above", likely=True, general=True),
-    Row("When localhost is not accessible|Could not create share link",
+    Row(r"When localhost is not accessible|Could not create share link",
         "the web page (gradio) cannot reach localhost: a proxy is set for it, or gradio and pydantic do not fit",
         "`export no_proxy=localhost,127.0.0.1` (or unset http_proxy, https_proxy, all_proxy); "
         "GRADIO_SERVER_NAME=0.0.0.0; {pip --upgrade gradio} in its own environment if it stays",
@@ -67,8 +67,8 @@ ROWS = (
         r"is not a known gradio",
         "the web page's packages (gradio, gradio_client, pydantic, starlette) do not fit each other",
         "{pip --upgrade gradio} with what LLaMA-Factory's own requirements allow; training needs no web page: "
-        "llamafactory-cli train", frame="gradio|starlette|jinja2|^$"),
-    Row(r"has no attribute 'npu'|\baclnn\w+|\bE[A-Z]\d{4}\b[^\n]*|\bERR\d{5} \w+|The Inner error is reported as above|"
+        "llamafactory-cli train", frame=r"gradio|starlette|jinja2|^$"),
+    Row(r"has no attribute 'npu'|\baclnn\w+|\bE[A-Z]\d{4}\b|\bERR\d{5} \w+|The Inner error is reported as above|"
         r"torch_npu|\bCANN\b|\bAscend\b|HCCL|libascend\w*|\bacl(?:rt|op)\w+|NPU (?:error|function error)|kernel "
         r"(?:package|binary)[^\n]*(?:not found|not exist)",
         "an operation of the Ascend NPU failed: its kernels (the CANN kernel package), torch_npu and the driver are "
@@ -77,16 +77,16 @@ ROWS = (
         "/usr/local/Ascend/ascend-toolkit/set_env.sh`, and the torch_npu that belongs to torch; ChatTS is not tested "
         "there", likely=True, lines=("aclnn", "ERR0", "ERR9", "The Inner error is reported", "libascend"),
         explains=r"Inner error|acl|npu|NPU|Ascend|ERR\d|ImportError"),
-    Row("MPS (?:backend|framework)|not (?:currently )?(?:implemented|supported) (?:for|on) (?:the "
-        ")?MPS|PYTORCH_ENABLE_MPS_FALLBACK",
+    Row(r"MPS (?:backend|framework)|not (?:currently )?(?:implemented|supported) (?:for|on) (?:the )?MPS|"
+        r"PYTORCH_ENABLE_MPS_FALLBACK",
         "an operation does not run on Apple's GPU (MPS)",
         "Set use_cpu: true, or PYTORCH_ENABLE_MPS_FALLBACK=1; 4 bits, bf16 and DeepSpeed want an NVIDIA card"),
-    Row("cannot perform fine-tuning on purely quantized models|quantization method do(?:es)? not support "
-        "training|Quantized models can only be used for the LoRA",
+    Row(r"cannot perform fine-tuning on purely quantized models|quantization method do(?:es)? not support training|"
+        r"Quantized models can only be used for the LoRA",
         "quantised weights cannot be trained themselves: they need an adapter",
         "Set finetuning_type: lora (with quantization_bit), or take the 16-bit base without quantization_bit; own "
         "code puts an adapter on the model with peft"),
-    Row(r"(?P<kind>GPTQ|AWQ|AQLM|HQQ|EETQ|FP8|fp8)[^\n]*(?:requires|is not installed|install)[^\n]*|No module named "
+    Row(r"(?P<kind>GPTQ|AWQ|AQLM|HQQ|EETQ|FP8|fp8)[^\n]*(?:requires|is not installed|install)|No module named "
         r"'(?P<module>gptqmodel|auto_gptq|awq|aqlm|hqq|eetq|optimum)",
         "the base is quantised already ({kind|module}), and the package that reads it is missing",
         "Take the unquantised (16-bit) base with quantization_bit: 4: ChatTS is trained that way; else install the "
@@ -94,8 +94,8 @@ ROWS = (
     Row(r"Unknown quantization type, got (?P<kind>\w+)",
         "the base is quantised in a way ({kind}) that this transformers does not know",
         "Take the 16-bit base with quantization_bit: 4, or {pip transformers}"),
-    Row("model is already quantized with|attempted to quantize it again|Cannot initialize PiSSA adapter on "
-        "quantized|DoRA is not compatible with PTQ",
+    Row(r"model is already quantized with|attempted to quantize it again|Cannot initialize PiSSA adapter on quantized|"
+        r"DoRA is not compatible with PTQ",
         "the base is quantised already, and the recipe asks for more than such weights can do",
         "Remove quantization_bit (or PiSSA, DoRA), or take the 16-bit base"),
 )

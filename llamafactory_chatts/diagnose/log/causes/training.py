@@ -27,11 +27,11 @@ ROWS = (
         "/dev/shm ran out",
         "`dmesg -T | grep -iE 'oom|killed process'` shows whether the kernel did it; lower dataloader_num_workers, or "
         "0 to see the worker's own error", likely=True),
-    Row("ConnectionResetError|ConnectionRefusedError|EOFError|BrokenPipeError",
+    Row(r"ConnectionResetError|ConnectionRefusedError|EOFError|BrokenPipeError",
         "a worker process on this machine (data loader or preprocessing) ended while its result was being fetched",
         "`dmesg -T | grep -iE 'oom|killed process'` shows whether the kernel did it; lower dataloader_num_workers and "
-        "preprocessing_num_workers, or 0 to see the worker's own error", likely=True, frame="/multiprocessing/"),
-    Row("One of the subprocesses has abruptly died during map operation",
+        "preprocessing_num_workers, or 0 to see the worker's own error", likely=True, frame=r"/multiprocessing/"),
+    Row(r"One of the subprocesses has abruptly died during map operation",
         "a worker of the preprocessing was ended from outside or crashed",
         "`dmesg -T | grep -iE 'oom|killed process'` shows whether the kernel did it; set preprocessing_num_workers: 1 "
         "to see the worker's own error"),
@@ -40,7 +40,7 @@ ROWS = (
         lambda m: f"the scheduler ended the job{': ' + m['why'].lower() if m['why'] else ''}",
         "Ask for more time (or memory) for the job, set save_steps so that a checkpoint lies before the limit, then "
         "resume_from_checkpoint: true", lines=("CANCELLED", "walltime")),
-    Row("Current loss scale already at minimum",
+    Row(r"Current loss scale already at minimum",
         "fp16 overflows at every step: gradients are NaN or infinite, and DeepSpeed cannot lower the loss scale "
         "further",
         "Use bf16: true where the card has it; else a lower learning_rate, warmup_ratio: 0.1 and max_grad_norm: 1.0; "
@@ -51,11 +51,11 @@ ROWS = (
         "loss or gradients became NaN or infinite",
         "Go back to a checkpoint from before; lower learning_rate (a tenth), warmup_ratio: 0.1, max_grad_norm: 1.0, "
         "bf16 in place of fp16; check the series for extreme values: `lmf-chatts check`", likely=True, general=True),
-    Row("Attempting to unscale FP16 gradients",
+    Row(r"Attempting to unscale FP16 gradients",
         "weights that are trained are stored in fp16, where fp16: true wants them in fp32",
         "Remove pure_bf16/upcast settings that keep trained weights in 16 bit, or use bf16: true; with LoRA the "
         "adapter stays in fp32 by itself"),
-    Row("probability tensor contains either `inf`, `nan` or element < 0",
+    Row(r"probability tensor contains either `inf`, `nan` or element < 0",
         "the model's output is NaN or infinite while it generates",
         "The weights diverged: look for the first nan in the training log and lower learning_rate; or use bf16 in "
         "place of fp16"),
@@ -70,18 +70,18 @@ ROWS = (
         r"(?P<file>\S+)|DeepSpeedConfigError: (?P<what>.+)",
         "DeepSpeed's configuration cannot be used: [{what}][{file} is not there]",
         "Correct `deepspeed:` in the recipe; examples/deepspeed holds files that work"),
-    Row("element 0 of tensors does not require grad|does not require grad and does not have a grad_fn",
+    Row(r"element 0 of tensors does not require grad|does not require grad and does not have a grad_fn",
         "nothing that is trained takes part in the loss: gradient checkpointing got inputs that need no gradient, or "
         "everything is frozen",
         "Set use_reentrant_gc: false (or disable_gradient_checkpointing: true); own code calls "
         "model.enable_input_require_grads(). Then check finetuning_type, lora_target and the freeze keys: 'trainable "
         "params' above must not be 0"),
-    Row("None of the inputs have requires_grad=True",
+    Row(r"None of the inputs have requires_grad=True",
         "gradient checkpointing gets inputs that need no gradient: what lies in front of it is not trained",
         "Set use_reentrant_gc: false, or disable_gradient_checkpointing: true; own code calls "
         "model.enable_input_require_grads()", likely=True, lines=("None of the inputs have requires_grad",),
         benign=True),
-    Row("backward through the graph a second time|modified by an inplace operation|Trying to backward through",
+    Row(r"backward through the graph a second time|modified by an inplace operation|Trying to backward through",
         "backward went through the same graph twice, or a value that it needs was overwritten: gradient checkpointing "
         "and another wrapper do not go together",
         "Set use_reentrant_gc: false, or disable_gradient_checkpointing: true; with DDP also "
@@ -97,13 +97,13 @@ ROWS = (
         "the model's parts lie on different devices",
         "One GPU per process: FORCE_TORCHRUN=1 for several, CUDA_VISIBLE_DEVICES=0 for one; no device_map: auto in "
         "training; if it is split because it does not fit, quantization_bit: 4 or ZeRO-3"),
-    Row("Expected to have finished reduction in the prior iteration",
+    Row(r"Expected to have finished reduction in the prior iteration",
         "DDP: some trained parameters got no gradient in one process",
         "Set ddp_find_unused_parameters: true"),
-    Row("mark a variable ready only once",
+    Row(r"mark a variable ready only once",
         "DDP with reentrant gradient checkpointing uses a parameter twice",
         "Set use_reentrant_gc: false, or ddp_find_unused_parameters: false"),
-    Row("RecursionError: ",
+    Row(r"RecursionError: ",
         "a recursion did not end",
         "The frame named above repeats itself; report it with the log", likely=True, general=True),
 )
