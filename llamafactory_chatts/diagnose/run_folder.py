@@ -11,7 +11,7 @@ from ..core.errors import ChatTSError
 from .log.conclusion import conclude
 from .log.facts import Facts
 from .log.reading import Reading
-from .log.row import Diagnosis
+from .log.table import Diagnosis
 from .log.traces import Frame, Trace, Traces
 
 

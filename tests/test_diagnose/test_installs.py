@@ -14,9 +14,8 @@ from packaging.version import Version
 import llamafactory_chatts
 from llamafactory_chatts.core.installs import install
 from llamafactory_chatts.diagnose.environment import packages as environment_packages
-from llamafactory_chatts.diagnose.log.causes import ALL
 from llamafactory_chatts.diagnose.log.diagnose import diagnose_log
-from llamafactory_chatts.diagnose.log.row import fill
+from llamafactory_chatts.diagnose.log.table import ALL, fill
 
 
 PACKAGE = Path(llamafactory_chatts.__file__).parent

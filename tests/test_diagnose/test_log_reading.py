@@ -10,11 +10,11 @@ import pytest
 from llamafactory_chatts.core.errors import ChatTSError
 from llamafactory_chatts.core.installs import STACK, install
 from llamafactory_chatts.diagnose.log import reading as log_reading
-from llamafactory_chatts.diagnose.log.causes import ALL
 from llamafactory_chatts.diagnose.log.diagnose import diagnose_log
 from llamafactory_chatts.diagnose.log.lines import LONGEST, read_lines
-from llamafactory_chatts.diagnose.log.row import Row, fill
+from llamafactory_chatts.diagnose.log.saying import SAYING
 from llamafactory_chatts.diagnose.log.signals import signal_of
+from llamafactory_chatts.diagnose.log.table import ALL, Row, fill
 
 
 ERROR = 'Traceback (most recent call last):\n  File "train.py", line 3, in <module>\n{}\n'
@@ -281,12 +281,20 @@ class TestOther:
         with pytest.raises(ChatTSError, match="cannot be read"):
             diagnose_log(tmp_path)
 
-    def test_every_sentence_can_be_filled(self):
-        for one in ALL:
-            texts = [text for text in (one.what, one.fix) if isinstance(text, str)]
-            names = {name for text in texts for name in re.findall(r"\{(?:pip \{)?(\w+)[}|]", text)} - {"stack"}
-            assert names <= set(re.compile(one.pattern).groupindex), one.pattern
-            assert one.fix or callable(one.what), one.pattern
+    def test_every_line_of_the_table_can_be_used(self):
+        for row in ALL:
+            groups = set(re.compile(row.pattern).groupindex)
+            for text in (row.cause, row.fix):
+                names = set(re.findall(r"\{(?:pip \{)?(\w+)[}|]", text)) - {"stack"}
+                assert names <= groups and text == text.strip(), row.pattern
+
+            assert row.cause and (row.fix or row.cause.startswith("=")), row.pattern
+            assert row.certainty in ("certain", "likely"), row.pattern
+            assert set(row.kind.split()) <= {"general", "peer", "benign"}, row.pattern
+            assert all(map(re.compile, (row.frame, row.explains, row.phase))) and all(row.words), row.pattern
+
+    def test_every_function_that_says_something_stands_in_the_table(self):
+        assert {row.cause[1:] for row in ALL if row.cause.startswith("=")} == set(SAYING)
 
     def test_fields_that_a_message_did_not_fill(self):
         match = re.search(r"(?P<a>x)|(?P<b>y)", "x")
@@ -298,9 +306,21 @@ class TestOther:
         assert fill("{pip --upgrade torch}", match) == install("torch", options="--upgrade")
         assert fill("{pip {need}}; {stack}", match) == f"{install('trl')}; {install('llamafactory', *STACK)}"
 
-    def test_a_row_may_say_both_by_a_function(self):
-        one = Row("x(?P<n>\\d)", lambda match: (f"{match['n']} is wrong", "Mend it"))
-        assert one.say(one.match("x7")) == ("7 is wrong", "Mend it")
+    def test_a_function_says_both_or_the_cause_alone(self):
+        both = Row("No module named '(?P<name>\\w+)'", "=missing_module")
+        found = both.match("No module named 'odd'")
+        assert found and both.say(found)[0].startswith("the Python module odd is not installed")
+        assert "the package that holds odd" in both.say(found)[1]
+        alone = Row("tried (?P<size>\\d+)(?P<more>)", "=memory", "Free some")
+        found = alone.match("tried 2147483648")
+        assert found and alone.say(found) == ("host memory ran out: 2.0 GiB more could not be had", "Free some")
+
+    @pytest.mark.parametrize(("has", "wants"), [("[]", "[1]"), ("[1]", "[]"), ("[]", "[]")])
+    def test_a_weight_of_one_number(self, diagnose, has, wants):
+        said = f"size mismatch for scale: copying a param with shape torch.Size({has}) from checkpoint, the shape in "
+        error = f"RuntimeError: {said}current model is torch.Size({wants})."
+        (found,) = diagnose(ERROR.format(error) + "exit code 1\n")
+        assert "belong to another base: scale is" in found.cause
 
     @pytest.mark.parametrize("kind", ["bars", "lines", "one line"])
     def test_memory_does_not_grow_with_the_log(self, tmp_path, kind):

@@ -5,13 +5,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ...core.errors import shorten
-from .causes import ALL
-from .causes.gpu_memory import OUT_OF_MEMORY
 from .lines import Line
 from .own_errors import own_error
 from .reading import Reading
-from .row import Diagnosis, Match, Row
 from .signals import FROM_OUTSIDE, ended_by_signal, explain_signal, interrupted, out_of_host_memory, quote
+from .table import ALL, OUT_OF_MEMORY, Diagnosis, Match, Row
 from .traces import Trace
 from .unknown import unknown
 
@@ -206,7 +204,7 @@ def _passed_on(text: str, shown: Line) -> Diagnosis:
 def _diagnosis(row: Row, match: Match, line: Line) -> Diagnosis:
     rank = f"rank {line.rank}: " if line.rank is not None else ""
     what, fix = row.say(match)
-    return Diagnosis(rank + what, quote(line, line.text.find(match[0])), fix, "likely" if row.likely else "certain")
+    return Diagnosis(rank + what, quote(line, line.text.find(match[0])), fix, row.certainty)
 
 
 def _shown(line: Line, row: Row) -> Diagnosis:

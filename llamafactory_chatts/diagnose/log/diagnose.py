@@ -6,8 +6,8 @@ from ...core.errors import ChatTSError
 from .conclusion import conclude
 from .facts import Facts
 from .reading import read
-from .row import Diagnosis
 from .signals import quote
+from .table import Diagnosis
 
 
 def diagnose_log(path: Path, exit_code: int | None = None) -> list[Diagnosis]:

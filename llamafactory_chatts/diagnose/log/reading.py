@@ -4,10 +4,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .causes import ALL
 from .facts import Facts
 from .lines import Line, read_lines
-from .row import Row
+from .table import ALL, Row
 from .traces import Traces
 
 
@@ -56,7 +55,7 @@ class Reading:
             (self.complaints if len(self.complaints) < _FIRST else self.late).append(line)
 
         for row in _SHOWN_BY_LINES:
-            if row not in self.hits and any(word in text for word in row.lines) and row.search(text):
+            if row not in self.hits and any(word in text for word in row.words) and row.search(text):
                 self.hits[row] = line
 
 

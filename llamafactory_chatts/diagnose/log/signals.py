@@ -2,7 +2,7 @@
 
 from .facts import Facts
 from .lines import Line
-from .row import Diagnosis
+from .table import Diagnosis
 
 
 HANGUP, INTERRUPT, ABORT, BUS, KILL, SEGFAULT, TERM = 1, 2, 6, 7, 9, 11, 15

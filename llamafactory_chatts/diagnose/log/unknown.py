@@ -3,8 +3,8 @@
 import re
 
 from .reading import Reading
-from .row import Diagnosis
 from .signals import quote
+from .table import Diagnosis
 from .traces import Frame, Trace
 
 

@@ -2,8 +2,6 @@
 
 import re
 
-from ..row import Row
-
 
 _UNITS = {"B": 2**-20, "bytes": 2**-20, "KiB": 2**-10, "MiB": 1.0, "GiB": 2.0**10, "TiB": 2.0**20}
 _SIZE = rf"([\d.]+ (?:{'|'.join(_UNITS)}))"
@@ -26,7 +24,7 @@ _SMALLER = (
 )
 
 
-def _out_of_memory(match: re.Match[str]) -> tuple[str, str]:
+def out_of_memory(match: re.Match[str]) -> tuple[str, str]:
     """Say what was asked for and what there was; name first what is not this training's fault, then settings."""
     text = match.string
     found = ((name, re.search(pattern, text)) for name, pattern in _SIZES.items())
@@ -72,12 +70,3 @@ def _fix(text: str, sizes: dict[str, str], others: dict[str, str], cut: bool) ->
 def _mib(size: str) -> float:
     number, unit = size.split()
     return float(number) * _UNITS[unit]
-
-
-# fmt: off
-OUT_OF_MEMORY = Row(
-    r"(?:CUDA|HIP|NPU|XPU|MPS backend) out of memory\. ?Tried to allocate|(?<!ray\.exceptions\.)OutOfMemoryError: |"
-    r"CUDA error: out of memory|cuda runtime error \(2\)|CUDA_ERROR_OUT_OF_MEMORY|cudaMalloc[^\n]*out of memory|"
-    r"cudaErrorMemoryAllocation|No executable batch size found",
-    _out_of_memory, lines=("CUDA out of memory", "CUDA error: out of memory"))
-# fmt: on
