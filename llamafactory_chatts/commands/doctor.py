@@ -35,6 +35,7 @@ RECIPES = (".yaml", ".yml", ".json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
     parser.add_argument(
         "target", nargs="?", metavar="RECIPE|FOLDER|LOG", help="a recipe, a run or a log; without: the installation"
     )

@@ -9,11 +9,10 @@ from typing import Any
 from ..core.contract import FAILURE
 from ..core.errors import ChatTSError
 from .log.conclusion import conclude
-from .log.diagnosis import Diagnosis
 from .log.facts import Facts
-from .log.frames import Frame
 from .log.reading import Reading
-from .log.tracebacks import Trace, Tracebacks
+from .log.table import Diagnosis
+from .log.traces import Frame, Trace, Traces
 
 
 def diagnose_run(folder: Path) -> list[Diagnosis]:
@@ -43,7 +42,7 @@ def diagnose_run(folder: Path) -> list[Diagnosis]:
     several = max(record["processes"] for _, record in records) > 1
     traces = [_trace(record, record["rank"] if several else None) for _, record in records]
     facts = Facts(phase=records[0][1]["phase"], versions=records[0][1]["versions"])
-    found = conclude(Reading(facts=facts, tracebacks=Tracebacks(first=traces)), 1)
+    found = conclude(Reading(facts=facts, traces=Traces(first=traces)), 1)
     return [replace(one, evidence=_evidence(one.evidence, records)) for one in found]
 
 

@@ -3,9 +3,9 @@
 import pytest
 
 from llamafactory_chatts.diagnose.log.diagnose import diagnose_log
-from llamafactory_chatts.diagnose.log.frames import Frame
 from llamafactory_chatts.diagnose.log.lines import clean
 from llamafactory_chatts.diagnose.log.reading import read
+from llamafactory_chatts.diagnose.log.traces import Frame
 
 
 SITE = "/home/user/env/lib/python3.11/site-packages"
@@ -149,7 +149,7 @@ def test_the_cause_is_found_in_every_form(write, form, end):
     ],
 )
 def test_the_innermost_frame_is_read(write, form, last):
-    assert read(write(FORMS[form])).tracebacks.all()[-1].frames[-1] == last
+    assert read(write(FORMS[form])).traces.all()[-1].frames[-1] == last
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_the_innermost_frame_is_read(write, form, last):
     ],
 )
 def test_what_only_looks_like_a_prefix_stays(text):
-    assert clean(text.encode())[0] == text
+    assert clean(text)[0] == text
 
 
 class TestWhatNoRuleKnows:

@@ -1,5 +1,6 @@
 """How a log is read: pieces, prefixes, tracebacks, exit codes, size."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from llamafactory_chatts.core.errors import ChatTSError
+from llamafactory_chatts.core.installs import STACK, install
 from llamafactory_chatts.diagnose.log import reading as log_reading
-from llamafactory_chatts.diagnose.log.cause import fill
-from llamafactory_chatts.diagnose.log.causes import ALL
 from llamafactory_chatts.diagnose.log.diagnose import diagnose_log
 from llamafactory_chatts.diagnose.log.lines import LONGEST, read_lines
+from llamafactory_chatts.diagnose.log.saying import SAYING
 from llamafactory_chatts.diagnose.log.signals import signal_of
+from llamafactory_chatts.diagnose.log.table import ALL, Row, fill
 
 
 ERROR = 'Traceback (most recent call last):\n  File "train.py", line 3, in <module>\n{}\n'
@@ -42,7 +44,7 @@ def lines(tmp_path):
 class TestLines:
     def test_states_of_a_progress_bar_are_left_out_and_numbers_are_those_of_an_editor(self, lines):
         bar = b"\r  3%|\xe2\x96\x8e   | 12/400 [00:40<21:40,  3.35s/it]"
-        assert lines(b"one" + bar * 3 + b"\ntwo\n") == [(1, None, "one"), (2, None, "two"), (3, None, "")]
+        assert lines(b"one" + bar * 3 + b"\ntwo\n") == [(1, None, "one"), (2, None, "two")]
 
     def test_what_follows_a_bar_on_its_line_is_kept(self, lines):
         text = b"  3%|x  | 12/400 [00:40<21:40,  3.35s/it][rank1]: Traceback (most recent call last):"
@@ -68,12 +70,18 @@ class TestLines:
         assert {len(text) for _, _, text in found} <= {LONGEST, 5, 3} and found[-1] == (2, None, "end")
         assert sum(len(text) for _, _, text in found) == 3 * LONGEST + 8
 
-    @pytest.mark.parametrize("chunk", [1, 2, 7, 64])
-    def test_where_the_file_is_cut_while_reading_changes_nothing(self, lines, monkeypatch, chunk):
-        text = b"a\rb\rc\n\nd \xe2\x96\x8e e\nlast"
-        whole = lines(text)
-        monkeypatch.setattr("llamafactory_chatts.diagnose.log.lines.CHUNK", chunk)
-        assert lines(text) == whole
+    @pytest.mark.parametrize("chunk", [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14])
+    def test_where_the_file_is_cut_while_reading_changes_nothing(self, lines, chunk):
+        long = b"x" * (8192 - chunk)  # Python reads 8 KiB at a time
+        text = [
+            (1, None, "a"),
+            (1, None, "b"),
+            (1, None, "c"),
+            (2, None, ""),
+            (3, None, "d \u258e e"),
+            (4, None, "last"),
+        ]
+        assert lines(long + b"\na\rb\rc\n\nd \xe2\x96\x8e e\r\nlast")[1:] == [(n + 1, *more) for n, *more in text]
 
 
 class TestCodes:
@@ -273,20 +281,46 @@ class TestOther:
         with pytest.raises(ChatTSError, match="cannot be read"):
             diagnose_log(tmp_path)
 
-    def test_every_sentence_can_be_filled(self):
-        import re
+    def test_every_line_of_the_table_can_be_used(self):
+        for row in ALL:
+            groups = set(re.compile(row.pattern).groupindex)
+            for text in (row.cause, row.fix):
+                names = set(re.findall(r"\{(?:pip \{)?(\w+)[}|]", text)) - {"stack"}
+                assert names <= groups and text == text.strip(), row.pattern
 
-        for cause in ALL:
-            if isinstance(cause.cause, str):
-                names = set(re.findall(r"\{(\w+)\}", cause.cause)) | set(
-                    re.findall(r"\{(\w+)\}", cause.fix) if isinstance(cause.fix, str) else []
-                )
-                assert names <= set(cause.pattern.groupindex), cause.pattern.pattern
+            assert row.cause and (row.fix or row.cause.startswith("=")), row.pattern
+            assert row.certainty in ("certain", "likely"), row.pattern
+            assert set(row.kind.split()) <= {"general", "peer", "benign"}, row.pattern
+            assert all(map(re.compile, (row.frame, row.explains, row.phase))) and all(row.words), row.pattern
+
+    def test_every_function_that_says_something_stands_in_the_table(self):
+        assert {row.cause[1:] for row in ALL if row.cause.startswith("=")} == set(SAYING)
 
     def test_fields_that_a_message_did_not_fill(self):
-        import re
+        match = re.search(r"(?P<a>x)|(?P<b>y)", "x")
+        assert fill("{a} and {b}", match) == "x and ?"
+        assert fill("{b|a}, {b|no b}[, b is {b}][, a is {a}] {c: d}", match) == "x, no b, a is x {c: d}"
 
-        assert fill("{a} and {b}", re.search(r"(?P<a>x)|(?P<b>y)", "x")) == "x and ?"
+    def test_commands_that_install(self):
+        match = re.search(r"(?P<need>\S+)", "trl>=0.8.6,<=0.9.6")
+        assert fill("{pip --upgrade torch}", match) == install("torch", options="--upgrade")
+        assert fill("{pip {need}}; {stack}", match) == f"{install('trl')}; {install('llamafactory', *STACK)}"
+
+    def test_a_function_says_both_or_the_cause_alone(self):
+        both = Row("No module named '(?P<name>\\w+)'", "=missing_module")
+        found = both.match("No module named 'odd'")
+        assert found and both.say(found)[0].startswith("the Python module odd is not installed")
+        assert "the package that holds odd" in both.say(found)[1]
+        alone = Row("tried (?P<size>\\d+)(?P<more>)", "=memory", "Free some")
+        found = alone.match("tried 2147483648")
+        assert found and alone.say(found) == ("host memory ran out: 2.0 GiB more could not be had", "Free some")
+
+    @pytest.mark.parametrize(("has", "wants"), [("[]", "[1]"), ("[1]", "[]"), ("[]", "[]")])
+    def test_a_weight_of_one_number(self, diagnose, has, wants):
+        said = f"size mismatch for scale: copying a param with shape torch.Size({has}) from checkpoint, the shape in "
+        error = f"RuntimeError: {said}current model is torch.Size({wants})."
+        (found,) = diagnose(ERROR.format(error) + "exit code 1\n")
+        assert "belong to another base: scale is" in found.cause
 
     @pytest.mark.parametrize("kind", ["bars", "lines", "one line"])
     def test_memory_does_not_grow_with_the_log(self, tmp_path, kind):

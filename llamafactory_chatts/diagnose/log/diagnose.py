@@ -4,10 +4,10 @@ from pathlib import Path
 
 from ...core.errors import ChatTSError
 from .conclusion import conclude
-from .diagnosis import Diagnosis
 from .facts import Facts
 from .reading import read
 from .signals import quote
+from .table import Diagnosis
 
 
 def diagnose_log(path: Path, exit_code: int | None = None) -> list[Diagnosis]:
@@ -33,7 +33,7 @@ def diagnose_log(path: Path, exit_code: int | None = None) -> list[Diagnosis]:
         ) from err
 
     found, numbers = conclude(reading, exit_code), _numbers(reading.facts)
-    silent = exit_code is None and not reading.facts.code and not reading.tracebacks.all()
+    silent = exit_code is None and not reading.facts.code and not reading.traces.all()
     return [*numbers, *found] if silent else [*found, *numbers]
 
 

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-CHUNK = 1 << 20
 LONGEST = 1 << 16
-"""Bytes of a piece that are kept; a longer one is cut into several."""
+"""Characters of a piece that are kept; a longer one is cut into several."""
 
-_BAR_ENDS = (b"it/s]", b"s/it]", b"examples/s]", b"B/s]", b"?it/s]")
+_BAR_ENDS = ("it/s]", "s/it]", "examples/s]", "B/s]")
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _TIME = re.compile(
     r"^(?:\[?\d{4}[-/]\d\d[-/]\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?(?: \||:)? |"
@@ -27,7 +26,7 @@ _WHO = re.compile(
     r"\[(?:pod|worker|node)\S*\])(?: +\|(?= )|:) |(?:ERROR|WARNING|INFO) \d\d-\d\d \d\d:\d\d:\d\d \[[\w./]+:\d+\] ?)"
 )  # Ray, mpirun, a launcher's pipe, srun -l and pdsh, containers, vLLM
 _RANK = re.compile(r"^\[(?:rank|default)[ _]?(\d+)\]: ?", re.IGNORECASE)
-_BAR_NAME = re.compile(rb"([A-Z][\w ]+?)(?: \([^)]*\))?:\s+\d+%\|")
+_BAR_NAME = re.compile(r"([A-Z][\w ]+?)(?: \([^)]*\))?:\s+\d+%\|", re.ASCII)
 _BAR = re.compile(r"^.{0,200}?\d+%\|[^|]*\|\s*[\d.]+\w*/[\d.]+\w* \[[^\]]*\]\s*")
 
 
@@ -45,13 +44,30 @@ class Line(NamedTuple):
     rank: int | None = None
 
 
-def clean(raw: bytes) -> tuple[str, int | None]:
+def read_lines(path: Path) -> Iterator[Line]:
+    """Yield the pieces of a log that are more than the state of a progress bar, and each bar's name once."""
+    number, bar = 1, ""
+    with open(path, encoding="utf-8", errors="replace", newline="") as file:  # it ends pieces at \r, \n and \r\n
+        while piece := file.readline(LONGEST):
+            text = piece.rstrip("\r\n")
+            if text.endswith(_BAR_ENDS) and "%|" in text:
+                name = _BAR_NAME.search(text)
+                text = name[1] if name and name[1] != bar else ""
+                bar = text or bar
+                if text:
+                    yield Line(number, text)
+            else:
+                yield Line(number, *clean(text))
+
+            number += piece.endswith("\n")
+
+
+def clean(text: str) -> tuple[str, int | None]:
     """Return the text of a piece and its rank, without what launchers put in front of it."""
-    text = raw.decode("utf-8", errors="replace").rstrip()
+    text, rank = text.rstrip(), None
     if "\x1b" in text:
         text = _COLOUR.sub("", text)
 
-    rank = None
     for _ in range(4):  # the launcher's prefixes, and those of what runs below or above it
         if "%|" in text:
             text = _BAR.sub("", text, count=1)
@@ -67,52 +83,3 @@ def clean(raw: bytes) -> tuple[str, int | None]:
         text = text[found.end() :]
 
     return text, rank
-
-
-def read_lines(path: Path) -> Iterator[Line]:
-    """Yield the pieces of a log that are more than the state of a progress bar, and each bar's name once."""
-    bar = b""
-    for number, raw in _pieces(path):
-        if raw.endswith(_BAR_ENDS) and b"%|" in raw:
-            name = _BAR_NAME.search(raw)
-            if name is None or name[1] == bar:
-                continue
-
-            bar = raw = name[1]
-
-        text, rank = clean(raw)
-        yield Line(number, text, rank)
-
-
-def _pieces(path: Path) -> Iterator[tuple[int, bytes]]:
-    number, rest = 1, b""
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            lines = (rest + chunk).split(b"\n")
-            rest = lines.pop()
-            for line in lines:
-                for piece in line.split(b"\r") if b"\r" in line else (line,):
-                    yield from _cut(number, piece)
-
-                number += 1
-
-            if b"\r" in rest or len(rest) > LONGEST:
-                *done, rest = rest.split(b"\r")
-                for piece in done:
-                    yield from _cut(number, piece)
-
-                if len(rest) > LONGEST:
-                    yield from _cut(number, rest)
-                    rest = b""
-
-    for piece in rest.split(b"\r"):
-        yield from _cut(number, piece)
-
-
-def _cut(number: int, piece: bytes) -> Iterator[tuple[int, bytes]]:
-    if len(piece) <= LONGEST:
-        yield number, piece
-        return
-
-    for start in range(0, len(piece), LONGEST):
-        yield number, piece[start : start + LONGEST]

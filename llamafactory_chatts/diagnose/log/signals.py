@@ -1,15 +1,57 @@
 """Processes that were ended by a signal: who may have sent it, and what the log shows of that."""
 
-from .diagnosis import Diagnosis
 from .facts import Facts
 from .lines import Line
+from .table import Diagnosis
 
 
 HANGUP, INTERRUPT, ABORT, BUS, KILL, SEGFAULT, TERM = 1, 2, 6, 7, 9, 11, 15
 FROM_OUTSIDE = (HANGUP, INTERRUPT, KILL, TERM)
 """Signals that a process gets from others; it says nothing then, and earlier tracebacks of it were survived."""
 
-_FATAL = {SEGFAULT: "SIGSEGV, a segmentation fault", BUS: "SIGBUS", ABORT: "SIGABRT", 4: "SIGILL", 8: "SIGFPE"}
+_CRASHES = {SEGFAULT: "SIGSEGV, a segmentation fault", BUS: "SIGBUS", ABORT: "SIGABRT", 4: "SIGILL", 8: "SIGFPE"}
+
+# fmt: off
+_ENDS = {
+    HANGUP: (
+        "{who} got SIGHUP{during}: the terminal or the ssh connection it was started from was closed",
+        "Start it so that it outlives the terminal: a launcher of shell/, or `setsid nohup COMMAND > run.log 2>&1 &`, "
+        "or tmux; then resume_from_checkpoint: true", "certain"),
+    TERM: (
+        "{who} got SIGTERM{during}: something outside the training ended it (a scheduler's time limit, `kill`, a "
+        "shutdown, or the launcher of another node)",
+        "Look into the scheduler's record (`sacct -j JOB`, `kubectl describe pod`) and the other nodes' logs; then "
+        "resume_from_checkpoint: true{peers}", "certain"),
+    INTERRUPT: (
+        "interrupted by the user (Ctrl-C){during}",
+        "Nothing is broken; go on with resume_from_checkpoint: true if a checkpoint was saved", "certain"),
+    KILL: (
+        "{who} was ended by SIGKILL{during}; the log does not show who sent it",
+        "The kernel's out-of-memory killer is one sender, `kill -9` and a scheduler's limit are others. Evidence: "
+        "`dmesg -T | grep -iE 'oom|killed process'`, `cat /sys/fs/cgroup/memory.events` (oom_kill above 0), `sacct -j "
+        "JOB`. If it was memory: `lmf-chatts plan RECIPE.yaml` predicts the host memory this launcher needs{peers}",
+        "likely"),
+    "memory": (
+        "{who} was ended by the kernel's out-of-memory killer{during}: host memory ran out, not GPU memory",
+        "Give it more host memory or need less: DeepSpeed's offloading pins up to twice the weights' size "
+        "(ds_z3_offload_unpinned.json takes less), QLoRA by llamafactory-cli needs a few GiB; lower "
+        "dataloader_num_workers and preprocessing_num_workers; `lmf-chatts plan RECIPE.yaml` predicts the need{peers}",
+        "certain"),
+    "shutdown": (
+        "{who} crashed ({signal}) while Python shut down; the training had ended and was saved before",
+        "The results are complete: check that output_dir holds the weights; no need to train again", "likely"),
+    BUS: (
+        "{who} crashed with SIGBUS{during}: a mapped file or shared memory could not be read or written",
+        "`df -h /dev/shm` and the disk of model and cache show whether one is full; in a container --shm-size=16g"
+        "{peers}", "likely"),
+    "crash": (
+        "{who} crashed inside compiled code ({signal}){during}; the log does not say where",
+        "Run again with PYTHONFAULTHANDLER=1, which prints the Python lines; packages built for another torch are the "
+        "usual reason: `lmf-chatts doctor`{peers}", "likely"),
+    "other": ("{who} was ended by signal {signal}{during}", "Find out what sent it", "likely"),
+}
+# fmt: on
+"""Signal, or what else tells the kind of end: what happened, what to change, certainty."""
 
 
 def signal_of(code: int | None) -> int:
@@ -27,7 +69,7 @@ def signal_of(code: int | None) -> int:
     if 128 < code <= 128 + 64:
         return code - 128
 
-    return 256 - code if 192 < code < 255 and 256 - code in (KILL, TERM, SEGFAULT, ABORT, BUS, 2) else 0
+    return 256 - code if 192 < code < 255 and 256 - code in (*FROM_OUTSIDE[1:], SEGFAULT, ABORT, BUS) else 0
 
 
 def quote(line: Line, decisive: int = 0) -> str:
@@ -47,19 +89,15 @@ def ended_by_signal(facts: Facts, code: int | None) -> tuple[int, Line | None, s
 
     if "exitcode" in facts.root:
         line, text = facts.root["exitcode"]
-        rank = facts.root["rank"][1].split()[0] if "rank" in facts.root else "?"
-        return signal_of(int(text.split()[0])), line, f"rank {rank}"
+        return signal_of(int(text.split()[0])), line, f"rank {facts.first_rank or '?'}"
 
-    for line, single in facts.codes:
-        return signal_of(single), line, "one of the processes"
+    if facts.codes:
+        return signal_of(facts.codes[0][1]), facts.codes[0][0], "one of the processes"
 
     if signal_of(code):
         return signal_of(code), facts.code[0] if facts.code else None, "the process"
 
-    if facts.shell is not None:
-        return facts.shell[1], facts.shell[0], "the process"
-
-    return 0, None, ""
+    return (facts.shell[1], facts.shell[0], "the process") if facts.shell is not None else (0, None, "")
 
 
 def explain_signal(facts: Facts, code: int | None) -> Diagnosis | None:
@@ -68,96 +106,28 @@ def explain_signal(facts: Facts, code: int | None) -> Diagnosis | None:
     if not number:
         return None
 
-    phase = f" {facts.phase}" if facts.phase else ""
-    evidence = quote(line) if line is not None else f"exit code {code}"
+    if number == KILL and facts.oom is not None:
+        return out_of_host_memory(facts, who)
+
+    kind: int | str = number if number in _ENDS else "other"
+    if number in _CRASHES and (facts.finished or number != BUS):
+        kind = "shutdown" if facts.finished else "crash"
+
+    return _ended(facts, kind, quote(line) if line else f"exit code {code}", who, _CRASHES.get(number, str(number)))
+
+
+def out_of_host_memory(facts: Facts, who: str = "a process") -> Diagnosis:
+    """Return that the kernel's out-of-memory killer ended a process, as the log shows."""
+    return _ended(facts, "memory", quote(facts.oom) if facts.oom else "", who)
+
+
+def interrupted(facts: Facts, line: Line) -> Diagnosis:
+    """Return that the user ended the run with Ctrl-C, as a line shows."""
+    return _ended(facts, INTERRUPT, quote(line))
+
+
+def _ended(facts: Facts, kind: int | str, evidence: str, who: str = "", signal: str = "") -> Diagnosis:
+    what, fix, certainty = _ENDS[kind]
     peers = ". The other ranks were ended by the launcher after that" if who.startswith("rank") else ""
-    if number == KILL:
-        return _killed(facts, who, phase, evidence, peers)
-
-    if number == HANGUP:
-        return Diagnosis(
-            f"{who} got SIGHUP{phase}: the terminal or the ssh connection it was started from was closed",
-            evidence,
-            "Start it so that it outlives the terminal: a launcher of shell/, or `setsid nohup COMMAND > run.log "
-            "2>&1 &`, "
-            "or tmux; then resume_from_checkpoint: true",
-        )
-
-    if number == TERM:
-        return Diagnosis(
-            f"{who} got SIGTERM{phase}: something outside the training ended it (a scheduler's time limit, `kill`, a "
-            "shutdown, or the launcher of another node)",
-            evidence,
-            "Look into the scheduler's record (`sacct -j JOB`, `kubectl describe pod`) and the other nodes' "
-            "logs; then "
-            "resume_from_checkpoint: true" + peers,
-        )
-
-    if number == INTERRUPT:
-        return interrupted(phase, evidence)
-
-    if number in _FATAL:
-        return _crashed(facts, number, who, phase, evidence, peers)
-
-    return Diagnosis(f"{who} was ended by signal {number}{phase}", evidence, "Find out what sent it", "likely")
-
-
-def out_of_host_memory(facts: Facts) -> Diagnosis:
-    """Return that the kernel's out-of-memory killer ended a process, where the log shows that and no exit code."""
-    return _killed(facts, "a process", f" {facts.phase}" if facts.phase else "", "", "")
-
-
-def interrupted(phase: str, evidence: str) -> Diagnosis:
-    return Diagnosis(
-        f"interrupted by the user (Ctrl-C){phase}",
-        evidence,
-        "Nothing is broken; go on with resume_from_checkpoint: true if a checkpoint was saved",
-    )
-
-
-def _killed(facts: Facts, who: str, phase: str, evidence: str, peers: str) -> Diagnosis:
-    if facts.oom is not None:
-        return Diagnosis(
-            f"{who} was ended by the kernel's out-of-memory killer{phase}: host memory ran out, not GPU memory",
-            quote(facts.oom),
-            "Give it more host memory or need less: DeepSpeed's offloading pins up to twice the weights' size "
-            "(ds_z3_offload_unpinned.json takes less), QLoRA by llamafactory-cli needs a few GiB; lower "
-            "dataloader_num_workers and preprocessing_num_workers; "
-            "`lmf-chatts plan RECIPE.yaml` predicts the need" + peers,
-        )
-
-    return Diagnosis(
-        f"{who} was ended by SIGKILL{phase}; the log does not show who sent it",
-        evidence,
-        "The kernel's out-of-memory killer is one sender, `kill -9` and a scheduler's limit are others. Evidence: "
-        "`dmesg -T | grep -iE 'oom|killed process'`, `cat /sys/fs/cgroup/memory.events` (oom_kill above 0), `sacct -j "
-        "JOB`. If it was memory: `lmf-chatts plan RECIPE.yaml` predicts the host memory this launcher needs" + peers,
-        "likely",
-    )
-
-
-def _crashed(facts: Facts, number: int, who: str, phase: str, evidence: str, peers: str) -> Diagnosis:
-    if facts.finished:
-        return Diagnosis(
-            f"{who} crashed ({_FATAL[number]}) while Python shut down; the training had ended and was saved before",
-            evidence,
-            "The results are complete: check that output_dir holds the weights; no need to train again",
-            "likely",
-        )
-
-    if number == BUS:
-        return Diagnosis(
-            f"{who} crashed with SIGBUS{phase}: a mapped file or shared memory could not be read or written",
-            evidence,
-            "`df -h /dev/shm` and the disk of model and cache show whether one is full; in a container --shm-size=16g"
-            + peers,
-            "likely",
-        )
-
-    return Diagnosis(
-        f"{who} crashed inside compiled code ({_FATAL[number]}){phase}; the log does not say where",
-        evidence,
-        "Run again with PYTHONFAULTHANDLER=1, which prints the Python lines; packages built for another torch are the "
-        "usual reason: `lmf-chatts doctor`" + peers,
-        "likely",
-    )
+    said = what.format(who=who, during=facts.during, signal=signal)
+    return Diagnosis(said, evidence, fix.format(peers=peers), certainty)

@@ -2,12 +2,10 @@
 
 import re
 
-from .diagnosis import Diagnosis
-from .frames import Frame
-from .lines import Line
 from .reading import Reading
 from .signals import quote
-from .tracebacks import Trace
+from .table import Diagnosis
+from .traces import Frame, Trace
 
 
 _LIBRARY = re.compile(r"(?:site|dist)-packages[/\\]([A-Za-z]\w*)")
@@ -22,54 +20,36 @@ _NOT_OF_THE_USER = re.compile(
 _SHOWN = 5
 """Lines that are shown of a log without an exception."""
 
+# fmt: off
 FAMILIES = (
-    (
-        "GPU, driver or CUDA",
-        r"cuda|cublas|cudnn|nvidia|gpu\b|device|kernel|nvcc|triton|sm_\d\d",
-        "`nvidia-smi`, `lmf-chatts doctor`",
-    ),
+    ("GPU, driver or CUDA", r"cuda|cublas|cudnn|nvidia|gpu\b|device|kernel|nvcc|triton|sm_\d\d",
+     "`nvidia-smi`, `lmf-chatts doctor`"),
     ("memory", r"memory|alloc|oom\b|\bshm\b|buffer", "`lmf-chatts plan RECIPE.yaml`"),
-    (
-        "packages that do not fit each other",
-        r"import|module|attribute|keyword argument|version|undefined symbol|deprecat|signature|positional argument|"
-        r"install|unexpected",
-        "`lmf-chatts doctor` checks the installation",
-    ),
-    (
-        "the recipe",
-        r"hparams|hf_?argparser|argument|setting|config|yaml|finetuning|option|parser|omegaconf",
-        "`lmf-chatts doctor RECIPE.yaml`",
-    ),
-    (
-        "the dataset",
-        r"dataset|column|row\b|arrow|json|csv|parquet|encod|decod|key ?error|label|prompt|template|converter|"
-        r"preprocess|sample|collat|length|index",
-        "`lmf-chatts check DATASET`",
-    ),
-    (
-        "the base, its tokenizer or an adapter",
-        r"tokeniz|vocab|checkpoint|state_dict|weight|shape|size|adapter|lora|peft|embedding|from_pretrained|modeling|"
-        r"dtype|tensor|quanti",
-        "check model_name_or_path and adapter_name_or_path",
-    ),
-    (
-        "files, disk or network",
-        r"file|director|path|disk|permission|errno|connection|url|http|hub|cache|download|ssl|save|write|\bread\b|"
-        r"stream",
-        "`df -h`, rights, network",
-    ),
-    (
-        "several processes",
-        r"nccl|rank|distributed|process group|rendezvous|store|gloo|ddp|fsdp|zero-?[123]|deepspeed|collective|timeout|"
-        r"socket|barrier",
-        "the first error of all ranks' output counts",
-    ),
-    (
-        "numbers",
-        r"\bnan\b|\binf\b|overflow|scale|gradient|loss|grad|divi|underflow|finite",
-        "learning_rate, precision, the series' values",
-    ),
+    ("packages that do not fit each other",
+     r"import|module|attribute|keyword argument|version|undefined symbol|deprecat|signature|positional argument|"
+     r"install|unexpected",
+     "`lmf-chatts doctor` checks the installation"),
+    ("the recipe", r"hparams|hf_?argparser|argument|setting|config|yaml|finetuning|option|parser|omegaconf",
+     "`lmf-chatts doctor RECIPE.yaml`"),
+    ("the dataset",
+     r"dataset|column|row\b|arrow|json|csv|parquet|encod|decod|key ?error|label|prompt|template|converter|"
+     r"preprocess|sample|collat|length|index",
+     "`lmf-chatts check DATASET`"),
+    ("the base, its tokenizer or an adapter",
+     r"tokeniz|vocab|checkpoint|state_dict|weight|shape|size|adapter|lora|peft|embedding|from_pretrained|modeling|"
+     r"dtype|tensor|quanti",
+     "check model_name_or_path and adapter_name_or_path"),
+    ("files, disk or network",
+     r"file|director|path|disk|permission|errno|connection|url|http|hub|cache|download|ssl|save|write|\bread\b|stream",
+     "`df -h`, rights, network"),
+    ("several processes",
+     r"nccl|rank|distributed|process group|rendezvous|store|gloo|ddp|fsdp|zero-?[123]|deepspeed|collective|timeout|"
+     r"socket|barrier",
+     "the first error of all ranks' output counts"),
+    ("numbers", r"\bnan\b|\binf\b|overflow|scale|gradient|loss|grad|divi|underflow|finite",
+     "learning_rate, precision, the series' values"),
 )
+# fmt: on
 """Family, words that speak for it, where to look."""
 
 
@@ -103,16 +83,10 @@ def unknown(reading: Reading, traces: list[Trace]) -> Diagnosis:
     return Diagnosis(
         f"cause not recognised; {who} ended with this exception"
         + (f" of your own code ({trace.frame})" if mine else ""),
-        quote(trace_line(trace)),
+        quote(trace.line()),
         said + _most_likely(texts),
         "likely",
     )
-
-
-def trace_line(trace: Trace, match: re.Match[str] | None = None):
-    """Return the line of an exception's text in which a pattern begins to fit."""
-    before = trace.text[: match.start()].count("\n") if match else 0
-    return Line(trace.number + before, trace.text.split("\n")[before], trace.rank)
 
 
 def users_frame(frames: list[Frame]) -> Frame | None:
@@ -131,12 +105,10 @@ def library_of(frames: list[Frame]) -> str | None:
 
 def _most_likely(texts: list[str]) -> str:
     """Return the three families that most words speak for; the exception's own words count more than its place."""
-    weights = [4] + [1] * (len(texts) - 1)
-    points = [
-        sum(
-            w * len({hit.lower() for hit in re.findall(words, text, re.IGNORECASE)}) for w, text in zip(weights, texts)
-        )
-        for _, words, _ in FAMILIES
-    ]
-    order = sorted(range(len(FAMILIES)), key=lambda index: -points[index])[:3]
-    return ". Most likely: " + "; ".join(f"{FAMILIES[index][0]} ({FAMILIES[index][2]})" for index in order)
+
+    def points(words: str) -> int:
+        hits = [{hit.lower() for hit in re.findall(words, text, re.IGNORECASE)} for text in texts]
+        return 3 * len(hits[0]) + sum(map(len, hits))
+
+    likely = sorted(FAMILIES, key=lambda family: -points(family[1]))[:3]
+    return ". Most likely: " + "; ".join(f"{name} ({look})" for name, _, look in likely)
