@@ -5,7 +5,7 @@ When the terminal is closed, the run goes on. Ctrl-C stops it (SIGTERM), a secon
 exit code, which is this program's own, too.
 
 example:
-  $ lmf-chatts run --gpus 1 -- llamafactory-cli train examples/chatts_qlora.yaml output_dir=saves/a learning_rate=5.0e-5
+  $ lmf-chatts run --gpus 1 -- llamafactory-cli train examples/chatts_qlora.yaml output_dir=saves/a seed=1
   log  saves/a.log
   pid  4711 in saves/a.pid; stop it with: kill -- -4711
   2026-11-26 09:00:00 launcher: PYTHONUNBUFFERED=1 ... CUDA_VISIBLE_DEVICES=1 ... llamafactory-cli train ...
@@ -42,6 +42,7 @@ STOP_SECONDS = 60.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
+    parser.usage = "lmf-chatts run [options] -- COMMAND [--then COMMAND]"
     said = os.environ.get
     parser.add_argument("--gpus", metavar="N,N", help="numbers as nvidia-smi shows them (default: all)")
     parser.add_argument("--port", type=int, metavar="N", help="where the processes meet: refused when it is in use")
@@ -203,7 +204,9 @@ def _start(run: Run, background: bool) -> int:
     both = (signal.SIGINT, signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_BLOCK, both)  # from the first moment on, they end the run and not this program
     supervisor, pid = start(run)
-    print(f"log  {run.log}\npid  {pid or 'ended'} in {run.pid_file}; stop it with: kill -- -{pid or 'PID'}", flush=True)
+    print(
+        f"log  {run.log}\npid  {pid or 'ended'} in {run.pid_file}; stop it with: kill -- -{pid or 'PID'}", flush=True
+    )
     if background:
         return 0
 

@@ -1,4 +1,4 @@
-"""``lmf-chatts run``: what it promises about a run, with stand-ins for the training: log, exit code, PID file, refusals."""
+"""``lmf-chatts run`` with stand-ins for the training: log, exit code, PID file, signals, refusals."""
 
 import os
 import pty
@@ -297,14 +297,16 @@ class TestRefuses:
 
     def test_the_preflight(self, machine, tiny_base, tmp_path):
         """Of each command; the second one's base is what the first one will write."""
-        align, sft = (["torchrun", "-m", "llamafactory.launcher", f"examples/train_chatts_{name}.yaml"]
-                      for name in ("full_align", "full"))  # fmt: skip
-        align += ["deepspeed=null", f"model_name_or_path={tiny_base}", f"output_dir={tmp_path}/align"]
-        sft += ["deepspeed=null", f"model_name_or_path={tmp_path}/align", f"output_dir={tmp_path}/sft"]
+        launch, recipes = ["torchrun", "-m", "llamafactory.launcher"], ROOT / "examples"
+        data = [f"dataset_dir={ROOT}/dataset_info", "deepspeed=null"]
+        align = [*launch, f"{recipes}/train_chatts_full_align.yaml", *data, f"model_name_or_path={tiny_base}"]
+        align += [f"output_dir={tmp_path}/align"]
+        sft = [*launch, f"{recipes}/train_chatts_full.yaml", *data, f"model_name_or_path={tmp_path}/align"]
+        sft += [f"output_dir={tmp_path}/sft"]
         options = ("--device", "cpu", "--", *align, "--then", *sft)
         code, printed = machine.run(*options, "lora_rnk=8", PREFLIGHT="1")
         assert code == 2 and "lora_rnk" in printed and not machine.log.exists()
-        assert printed.splitlines()[-1].startswith("the preflight found errors in examples/train_chatts_full.yaml")
+        assert printed.splitlines()[-1].startswith(f"the preflight found errors in {recipes}/train_chatts_full.yaml")
         code, printed = machine.run(*options, PREFLIGHT="1")
         assert code == 0, printed
 
@@ -343,7 +345,17 @@ class TestCommand:
     def test_the_recipe(self):
         for words in (
             ["llamafactory-cli", "train", "r.yaml", "a=1", "b=x=y", "a=2"],
-            ["accelerate", "launch", "--config_file", "c.yaml", "-m", "llamafactory.launcher", "r.yaml", "a=2", "b=x=y"],
+            [
+                "accelerate",
+                "launch",
+                "--config_file",
+                "c.yaml",
+                "-m",
+                "llamafactory.launcher",
+                "r.yaml",
+                "a=2",
+                "b=x=y",
+            ],
         ):
             assert words[command.recipe_place(words)] == "r.yaml"
             assert command.settings_of(words) == {"a": "2", "b": "x=y"}
@@ -370,7 +382,10 @@ class TestCommand:
         assert command.on_cpu(words.split(), 2) == found.format(off).split()
 
     def test_a_line_is_what_a_shell_reads(self):
-        line = command.as_line({"A": "two words", "B": ""}, [sys.executable, "-c", "import os, sys; print(os.environ['A'], sys.argv)", "$x 'y'"])
+        line = command.as_line(
+            {"A": "two words", "B": ""},
+            [sys.executable, "-c", "import os, sys; print(os.environ['A'], sys.argv)", "$x 'y'"],
+        )
         done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
         assert done.stdout == "two words ['-c', \"$x 'y'\"]\n"
 
