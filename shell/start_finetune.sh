@@ -25,9 +25,12 @@ FIRST_PORT=${FIRST_PORT:-29600}        # a job's master port is this + its first
 STOP_SECONDS=${STOP_SECONDS:-60}       # then a job that was asked to stop is killed
 
 ### the command
+refuse() { echo "start_finetune.sh: $1" >&2 && exit 2; }
 set +u # activation scripts are the user's
 # shellcheck disable=SC1091
-[[ -z $VENV ]] || source "$VENV/bin/activate" || exit 2
-[[ -z $CONDA_ENV ]] || { eval "$(conda shell.bash hook)" && conda activate "$CONDA_ENV"; } || exit 2
+[[ -z $VENV ]] || source "$VENV/bin/activate" || refuse "VENV=$VENV is no virtual environment: name its folder"
+[[ -z $CONDA_ENV ]] || { eval "$(conda shell.bash hook)" && conda activate "$CONDA_ENV"; } ||
+    refuse "CONDA_ENV=$CONDA_ENV is not there (see: conda env list), or conda is not on the PATH"
+type lmf-chatts >/dev/null || refuse "set VENV or CONDA_ENV to the environment that LLaMA-Factory is installed in"
 exec lmf-chatts jobs --launcher "$LAUNCHER" --jobs "$JOBS" --jobs-file "$JOBS_FILE" --folder "$OUTPUT_ROOT" \
     --device "$DEVICE" --slots "$SLOTS" --first-port "$FIRST_PORT" --stop-seconds "$STOP_SECONDS" -- "$@"

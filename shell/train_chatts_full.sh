@@ -7,6 +7,7 @@
 #         DRY_RUN=1 shows the command, key=value changes a setting of the recipe; more: docs/launchers.md
 set -euo pipefail
 cd "${ROOT:-$(dirname "${BASH_SOURCE[0]}")/..}" # the paths below are relative to the repository
+type lmf-chatts >/dev/null || { echo "Activate the environment that LLaMA-Factory is installed in" >&2 && exit 2; }
 
 ### what to run: edit it here, or set it from outside
 NNODES=${NNODES:-1}                                       # machines; start it on each, OUTPUT on a shared disk
@@ -16,8 +17,7 @@ MODEL=${MODEL:-bytedance-research/ChatTS-8B}              # folder or name on a 
 STAGES=${STAGES:-align sft}                               # align | sft | align sft; sft alone starts from MODEL
 ALIGN_RECIPE=${ALIGN_RECIPE:-examples/train_chatts_full_align.yaml}
 RECIPE=${RECIPE:-examples/train_chatts_full.yaml}
-DATASET_DIR=${DATASET_DIR:-dataset_info}                  # folder of dataset_info.json
-DATASET=${DATASET:-chatts_demo}                           # names in it, commas between
+DATASET_DIR=${DATASET_DIR:-dataset_info} DATASET=${DATASET:-chatts_demo} # folder of dataset_info.json, names in it
 NODE=; ((NNODES == 1)) || { NODE=.node$NODE_RANK && : "${OUTPUT:?must be set, and be the same on each machine}"; }
 OUTPUT=${OUTPUT:-saves/chatts-8b/full/$(date +%Y%m%d_%H%M%S)} # an earlier run's folder resumes it
 LOG=${LOG:-$OUTPUT$NODE.log} PID_FILE=${PID_FILE:-$OUTPUT$NODE.pid}

@@ -7,6 +7,7 @@
 #         DRY_RUN=1 shows the command, key=value changes a setting of the recipe; more: docs/launchers.md
 set -euo pipefail
 cd "${ROOT:-$(dirname "${BASH_SOURCE[0]}")/..}" # the paths below are relative to the repository
+type lmf-chatts >/dev/null || { echo "Activate the environment that LLaMA-Factory is installed in" >&2 && exit 2; }
 
 ### what to run: edit it here, or set it from outside
 GPUS=${GPUS:-0,1}                                         # as nvidia-smi numbers them; one process each

@@ -198,9 +198,10 @@ def _start(jobs: list[Job], args: argparse.Namespace) -> int:
             lines = "".join(f"{key}={value}\n" for key, value in facts.items())
             (args.folder / f"{job.name}.job").write_text(lines, encoding="utf-8")
 
+        here = output.absolute()  # relative paths of a launcher are relative to its repository
         variables = {
-            "FOREGROUND": "0", "DEVICE": args.device, "GPUS": job.gpus, "OUTPUT": str(output), "LOG": facts["log"],
-            "PID_FILE": str(args.folder / f"{job.name}.pid"),
+            "FOREGROUND": "0", "DEVICE": args.device, "GPUS": job.gpus, "OUTPUT": str(here), "LOG": f"{here}.log",
+            "PID_FILE": str(args.folder.absolute() / f"{job.name}.pid"),
             "MASTER_PORT": str(args.first_port + int(job.gpus.split(",")[0])),
             "EXTRA": f"{os.environ.get('EXTRA', '')} {job.changes}",
         }  # fmt: skip

@@ -28,12 +28,14 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..core.errors import ChatTSError
+from ..core.locking import locked
 from ..running import processes
-from ..running.command import as_line, environment, is_spread, node_rank, on_cpu, recipe_place, settings_of
+from ..running.command import as_line, environment, is_spread, node_rank, on_cpu, recipe_place, setting, settings_of
 from ..running.supervisor import Run, start
 
 
@@ -82,7 +84,11 @@ def run(args: argparse.Namespace) -> int:
         raise ChatTSError("no numbers of GPUs", f"GPUS={args.gpus}", "Write those that nvidia-smi shows, as in 0,1")
 
     cpu, count = args.device == "cpu", args.gpus.count(",") + 1 if args.gpus else 1
-    commands = [on_cpu(words, count) if cpu else words for words in _commands(args.command)]
+    commands = _commands(args.command)
+    if cpu or not args.dry_run:
+        _refuse_recipes(commands)
+
+    commands = [on_cpu(words, count) for words in commands] if cpu else commands
     variables = environment(args.gpus, args.port, cpu)
     if args.dry_run:
         for words in commands:
@@ -116,32 +122,36 @@ def _commands(words: list[str]) -> list[list[str]]:
 
 def _default_log(words: list[str]) -> Path:
     """Return a log beside the output folder that a command or its recipe names."""
-    output, place = settings_of(words).get("output_dir"), recipe_place(words)
-    if output is None and place is not None:
-        from ..recipe.reading import read_recipe
-
-        output = read_recipe(words[place]).get("output_dir")
-
+    output = settings_of(words).get("output_dir") or setting(words, "output_dir")
     if not output:
         raise ChatTSError("no word says where the log goes", fix="Add --log FILE, or output_dir=DIR behind the recipe")
 
     return Path(f"{str(output).rstrip('/')}.log")
 
 
-def _refuse(run: Run, cpu: bool, port: int | None) -> None:
-    """Stop what cannot go well.
-
-    Raises:
-        ChatTSError: a recipe, a program or a GPU is not there, the port is in use, the run is under way, or the log
-            cannot be written.
-    """
-    for words in run.commands:
+def _refuse_recipes(commands: list[list[str]]) -> None:
+    """Raise a ChatTSError when a recipe is not there."""
+    for words in commands:
         place = recipe_place(words)
         if place is not None and not Path(words[place]).is_file():
             raise ChatTSError(
                 f"there is no recipe {words[place]} in {Path.cwd()}", fix="Start it in its folder, or name its place"
             )
 
+
+def _refuse_second(pid_file: Path) -> None:
+    """Raise a ChatTSError when the run is under way."""
+    if processes.marked(pid_file):
+        raise ChatTSError(f"a run of {pid_file} is under way", fix="Stop it, or set OUTPUT to another folder")
+
+
+def _refuse(run: Run, cpu: bool, port: int | None) -> None:
+    """Stop what cannot go well.
+
+    Raises:
+        ChatTSError: a program or a GPU is not there, the port is in use, or the run is under way.
+    """
+    for words in run.commands:
         if shutil.which(words[0]) is None:
             raise ChatTSError(f"{words[0]} is not found", fix="Activate the environment that it is installed in")
 
@@ -160,8 +170,7 @@ def _refuse(run: Run, cpu: bool, port: int | None) -> None:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             raise ChatTSError(f"port {port} is in use", fix="Set MASTER_PORT (--port) to a free one")
 
-    if processes.marked(run.pid_file):
-        raise ChatTSError(f"a run of {run.pid_file} is under way", fix="Stop it, or set OUTPUT to another folder")
+    _refuse_second(run.pid_file)
 
 
 def _preflight(run: Run, count: int | None) -> None:
@@ -190,6 +199,16 @@ def _preflight(run: Run, count: int | None) -> None:
             )
 
 
+@contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """Show something; when nobody reads any more (a closed terminal, ``| head``), from then on to nobody."""
+    try:
+        yield
+    except OSError:
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), sys.stdout.fileno())
+
+
 def _start(run: Run, background: bool) -> int:
     """Start the run; return its exit code, or 0 at once."""
     try:
@@ -202,11 +221,16 @@ def _start(run: Run, background: bool) -> int:
         raise ChatTSError(f"cannot be written ({error.strerror})", str(run.log), "Name another place") from error
 
     both = (signal.SIGINT, signal.SIGTERM)
-    signal.pthread_sigmask(signal.SIG_BLOCK, both)  # from the first moment on, they end the run and not this program
-    supervisor, pid = start(run)
-    print(
-        f"log  {run.log}\npid  {pid or 'ended'} in {run.pid_file}; stop it with: kill -- -{pid or 'PID'}", flush=True
-    )
+    held = (*both, signal.SIGHUP)  # from the first moment on, they mean the run, which then has its own session
+    with locked(run.pid_file):  # of two starts, both may have passed the first look while the other's preflight ran
+        _refuse_second(run.pid_file)
+        signal.pthread_sigmask(signal.SIG_BLOCK, held)
+        supervisor, pid = start(run)
+
+    with _reader_may_leave():
+        stop = f"stop it with: kill -- -{pid or 'PID'}"
+        print(f"log  {run.log}\npid  {pid or 'ended'} in {run.pid_file}; {stop}", flush=True)
+
     if background:
         return 0
 
@@ -224,25 +248,19 @@ def _start(run: Run, background: bool) -> int:
     for number in both:
         signal.signal(number, ask)
 
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
     return _follow(supervisor, run.log, begin)
 
 
 def _follow(supervisor: int, log: Path, begin: int) -> int:
     """Show a log from a byte on until its run ends; return the exit code."""
-    with open(log, "rb") as file:
-        shown = log.is_file()
-        if shown:
-            file.seek(begin)
-
+    with open(log if log.is_file() else os.devnull, "rb") as file:
+        file.seek(begin)
         while True:
             ended, status = os.waitpid(supervisor, os.WNOHANG)
-            if shown:
-                try:
-                    shutil.copyfileobj(file, sys.stdout.buffer)
-                    sys.stdout.flush()
-                except OSError:  # nobody reads any more
-                    shown = False
+            with _reader_may_leave():
+                shutil.copyfileobj(file, sys.stdout.buffer)
+                sys.stdout.flush()
 
             if ended:
                 code = os.waitstatus_to_exitcode(status)

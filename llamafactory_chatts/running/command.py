@@ -4,6 +4,9 @@ import os
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
+
+from ..recipe.reading import SUFFIXES, read_recipe
 
 
 BEFORE_RECIPE = ("train", "llamafactory.launcher")
@@ -14,14 +17,25 @@ SPREAD = ("torchrun", "deepspeed", "accelerate")
 
 
 def recipe_place(words: list[str]) -> int | None:
-    """Return where a command's recipe stands, None for a command without."""
-    return next((at + 1 for at, word in enumerate(words[:-1]) if word in BEFORE_RECIPE), None)
+    """Return where a command's recipe stands; None for one without, as ``llamafactory-cli train --stage sft ...``."""
+    pairs = enumerate(zip(words, words[1:]), 1)
+    return next((at for at, (word, file) in pairs if word in BEFORE_RECIPE and file.endswith(SUFFIXES)), None)
 
 
 def settings_of(words: list[str]) -> dict[str, str]:
     """Return the ``key=value`` words behind a command's recipe; the last one of a key counts."""
     place = recipe_place(words)
     return {} if place is None else dict(word.split("=", 1) for word in words[place + 1 :] if "=" in word)
+
+
+def setting(words: list[str], key: str) -> Any:
+    """Return what a command's recipe and the words behind it set a key to; None without.
+
+    Raises:
+        ChatTSError: the recipe is not there or cannot be read.
+    """
+    place = recipe_place(words)
+    return None if place is None else read_recipe(words[place], words[place + 1 :]).get(key)
 
 
 def is_spread(words: list[str]) -> bool:
@@ -38,14 +52,18 @@ def on_cpu(words: list[str], processes: int) -> list[str]:
     """Return a command for a machine without GPUs: no 16 bits, gloo, as many processes as GPUs were named.
 
     Its settings stand right behind the recipe, so that those of the command itself have the last say.
+
+    Raises:
+        ChatTSError: the recipe of a command for torchrun is not there or cannot be read.
     """
     words, program = list(words), Path(words[0]).name
     if (place := recipe_place(words)) is not None:
         settings = ["bf16=false", "fp16=false", "use_unsloth_gc=false"]
-        if program != "deepspeed":  # with use_cpu the host leaves DeepSpeed out; hiding the GPUs does it there
-            settings += ["use_cpu=true"]
+        if not (program == "deepspeed" or program in SPREAD and setting(words, "deepspeed")):
+            settings += ["use_cpu=true"]  # with it the host leaves DeepSpeed out; hiding the GPUs does it there
+            settings += ["ddp_backend=gloo"] * (program in SPREAD)
 
-        words[place + 1 : place + 1] = settings + ["ddp_backend=gloo"] * (program in ("torchrun", "accelerate"))
+        words[place + 1 : place + 1] = settings
 
     if program == "deepspeed" and "--include" in words and words[words.index("--include") + 1].startswith("localhost"):
         at = words.index("--include")

@@ -33,7 +33,7 @@ def leader(pid_file: str | os.PathLike) -> int | None:
     """Return the process group of a run; None when no process of that number belongs to the run."""
     with suppress(OSError, ValueError):
         pid = int(Path(pid_file).read_text(encoding="ascii"))
-        if any(process.pid == pid for process in marked(pid_file)):
+        if os.getpgid(pid) == pid and pid in (process.pid for process in marked(pid_file)):
             return pid
 
     return None

@@ -191,8 +191,9 @@ def _one(run: Run, words: list[str], stop: _Stop, started: int | None) -> int:
 
         os.close(started)
 
-    code = process.wait()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # not collected: its number is no other program's yet
     stop.process = None
+    code = process.wait()
     _end_leftovers(run.pid_file)
     _say("")  # ends a last line without an end; empty lines are left out of the log
     return code if code >= 0 else 128 - code
