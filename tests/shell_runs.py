@@ -80,6 +80,28 @@ class Machine:
         return self.out.with_suffix(".pid")
 
 
+TRAIN = ("--", "llamafactory-cli", "train", str(ROOT / "examples/train_chatts_tune_simple.yaml"))
+
+
+class Runs(Machine):
+    """A machine on which ``lmf-chatts run`` starts the stand-ins."""
+
+    def words(self, *options: str) -> tuple[str, ...]:
+        return ("run", "--log", str(self.log), *options, *([] if "--" in options else TRAIN))
+
+    def start(self, *options: str, **variables: str) -> subprocess.Popen:
+        return super().start("lmf-chatts", *self.words(*options), **variables)
+
+    def begin(self, *options: str, **variables: str) -> int:
+        """Start a run in the background that says ``begun``; return the PID in its file."""
+        code, printed = self.run("--background", *options, **variables)
+        assert code == 0, printed
+        wait_for(lambda: self.log.exists() and "begun" in self.log.read_text())
+        pid = int(self.pid_file.read_text())
+        assert f"kill -- -{pid}" in printed and str(self.log) in printed
+        return pid
+
+
 def lines_of(log: Path) -> list[str]:
     """Return the lines of a log without their times; each must have one."""
     found = log.read_text(errors="replace").splitlines()

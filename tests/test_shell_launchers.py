@@ -59,6 +59,17 @@ class TestRecipes:
         assert {path.stem for path in SCRIPTS} == {*STARTS, "start_finetune"}
 
     @pytest.mark.parametrize("name", RECIPES)
+    def test_the_header_says_how_it_starts(self, name):
+        text = (ROOT / "examples" / f"{name}.yaml").read_text(encoding="utf-8").split("###")[0]
+        launchers = [launcher for launcher, recipes in RECIPES.items() if name in recipes]
+        for launcher in launchers:
+            assert re.search(rf"^# run     shell/{launcher}\.sh ", text, re.MULTILINE)
+
+        plain = "llamafactory-cli train" if launchers else "accelerate launch"
+        assert plain in text and f"examples/{name}.yaml" in text
+        assert f"# memory  lmf-chatts plan examples/{name}.yaml --gpu " in text
+
+    @pytest.mark.parametrize("name", RECIPES)
     def test_settings_fit_the_card(self, name):
         settings = settings_of(name)
         assert settings.get("bf16", False) != settings.get("fp16", False)
@@ -324,6 +335,10 @@ class TestRun:
         process.terminate()
         process.communicate(timeout=900)
         assert process.returncode == 143 and last_line(machine.log) == "exit code 143"
+
+    def test_without_the_environment(self, machine):
+        code, printed = machine.run(SIMPLE, PATH="/usr/bin:/bin")
+        assert code == 2 and "Activate the environment" in printed and not machine.log.exists()
 
     def test_blanks_in_paths(self, machine, tmp_path):
         root, output = tmp_path / "my repository", tmp_path / "my saves" / "a run"

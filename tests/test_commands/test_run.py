@@ -1,60 +1,24 @@
-"""``lmf-chatts run`` with stand-ins for the training: log, exit code, PID file, signals, refusals."""
+"""``lmf-chatts run`` with stand-ins for the training: log, exit code, PID file, refusals, two commands."""
 
 import os
-import pty
-import signal
 import socket
 import subprocess
 import sys
 import time
 
-import psutil
 import pytest
-from shell_runs import (
-    ROOT,
-    Machine,
-    end_all,
-    is_alive,
-    last_line,
-    lines_of,
-    marked,
-    read_until,
-    wait_for,
-    write_program,
-)
+from shell_runs import ROOT, TRAIN, Runs, end_all, is_alive, last_line, lines_of, read_until, wait_for, write_program
 
 from llamafactory_chatts.cli import main
-from llamafactory_chatts.running import command, processes
 
 
-TRAIN = ("--", "llamafactory-cli", "train", str(ROOT / "examples/train_chatts_tune_simple.yaml"))
 SLEEPS = "echo begun; exec sleep 300"
-
-
-class Runs(Machine):
-    """A machine on which ``lmf-chatts run`` starts the stand-ins."""
-
-    def words(self, *options):
-        return ("run", "--log", str(self.log), *options, *([] if "--" in options else TRAIN))
-
-    def start(self, *options, **variables):
-        return super().start("lmf-chatts", *self.words(*options), **variables)
 
 
 @pytest.fixture
 def machine(tmp_path):
     yield Runs(tmp_path)
     end_all(tmp_path)
-
-
-def started(machine, *options, **variables):
-    """Start a run in the background; return the PID in its file."""
-    code, printed = machine.run("--background", *options, **variables)
-    assert code == 0, printed
-    wait_for(lambda: machine.log.exists() and "begun" in machine.log.read_text())
-    pid = int(machine.pid_file.read_text())
-    assert f"kill -- -{pid}" in printed and str(machine.log) in printed
-    return pid
 
 
 class TestLog:
@@ -91,7 +55,7 @@ class TestLog:
 
     def test_lines_arrive_while_it_runs(self, machine):
         machine.programs("printf '10%%\\r20%%\\r'; echo begun; exec sleep 300")
-        started(machine)
+        machine.begin()
         assert "20%" in lines_of(machine.log)
 
     def test_a_long_log_is_whole(self, machine):
@@ -111,133 +75,6 @@ class TestLog:
         machine.programs(f"for i in 1 2 3; do echo begun || exit 1; sleep 0.1; done; touch {machine.folder}/done")
         assert machine.run("--background", "--log", "/dev/full", "--pid-file", str(machine.pid_file))[0] == 0
         assert wait_for((machine.folder / "done").exists)
-
-
-class TestSignals:
-    def test_in_the_background_it_returns_at_once(self, machine):
-        machine.programs(SLEEPS)
-        pid = started(machine)
-        assert os.getpgid(pid) == os.getsid(pid) == pid, "a group and session of its own"
-        os.killpg(pid, signal.SIGTERM)
-        wait_for(lambda: last_line(machine.log) == "exit code 143")
-        assert wait_for(lambda: not machine.pid_file.exists())
-
-    def test_killed(self, machine):
-        machine.programs(SLEEPS)
-        os.kill(started(machine), signal.SIGKILL)
-        wait_for(lambda: last_line(machine.log) == "exit code 137")
-
-    def test_workers_do_not_outlive_it(self, machine):
-        """torchrun's workers are sessions of their own, so no signal to the group reaches them."""
-        machine.programs(
-            "setsid sleep 300 & setsid bash -c 'trap \"\" TERM; sleep 300 & wait' & echo begun; sleep 300"
-        )
-        pid = started(machine)
-        assert wait_for(lambda: len(marked(machine.folder)) >= 4)
-        os.killpg(pid, signal.SIGKILL)
-        wait_for(lambda: last_line(machine.log) == "exit code 137")
-        assert not [left for left in marked(machine.folder) if is_alive(left)]
-
-    def test_the_run_inherits_no_ignored_signal(self, machine):
-        """Not even from a caller that ignores them, as nohup and shells do for what they put in the background."""
-        machine.programs("exec grep -E '^Sig(Blk|Ign)' /proc/self/status")
-        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGQUIT)}
-        try:
-            machine.run()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-        masks = dict(line.split(":") for line in lines_of(machine.log) if line.startswith("Sig"))
-        held = int(masks["SigBlk"], 16) | int(masks["SigIgn"], 16)
-        ours = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
-        assert not [number for number in ours if held >> (number - 1) & 1]
-
-    def test_without_a_supervisor_the_log_goes_on(self, machine):
-        go = machine.folder / "go"
-        machine.programs(f"echo begun; until [[ -e {go} ]]; do sleep 0.1; done; echo still here")
-        os.kill(psutil.Process(started(machine)).ppid(), signal.SIGKILL)
-        go.touch()
-        wait_for(lambda: last_line(machine.log) == "still here")
-
-    def terminal(self, machine, *options):
-        """Start it as the session of a terminal; return its PID and the terminal.
-
-        The run goes on once the file ``go`` is there.
-        """
-        go = machine.folder / "go"
-        machine.programs(f"echo begun; until [[ -e {go} ]]; do sleep 0.1; done; echo still here; exit 5")
-        pid, terminal = pty.fork()
-        if pid == 0:
-            for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
-                signal.signal(number, signal.SIG_DFL)  # also where the tests run under nohup or in the background
-
-            program = machine.bin / "lmf-chatts"
-            os.execve(program, [str(program), *machine.words(*options)], machine.environment())
-
-        read_until(terminal, b"begun")
-        return pid, terminal
-
-    def test_a_closed_terminal(self, machine):
-        pid, terminal = self.terminal(machine)
-        os.close(terminal)
-        assert os.waitpid(pid, 0)[1] != 0
-        assert last_line(machine.log) == "begun", "the program is gone, the run goes on"
-        (machine.folder / "go").touch()
-        wait_for(lambda: last_line(machine.log) == "exit code 5")
-        assert "still here" in lines_of(machine.log)
-
-    def test_ctrl_c_ends_it(self, machine):
-        pid, terminal = self.terminal(machine)
-        os.write(terminal, b"\x03")
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 143
-        lines = lines_of(machine.log)
-        assert "launcher: it was asked to stop (SIGTERM)" in lines and "still here" not in lines
-        assert lines[-1] == "exit code 143"
-        os.close(terminal)
-
-    def test_a_second_ctrl_c_kills_it(self, machine):
-        machine.programs("trap 'echo not yet' TERM; echo begun; while :; do sleep 0.1; done")
-        process = machine.start()
-        read_until(process.stdout.fileno(), b"begun")
-        process.send_signal(signal.SIGINT)
-        read_until(process.stdout.fileno(), b"not yet")
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=900)
-        assert process.returncode == 137 and last_line(machine.log) == "exit code 137"
-
-    def test_terminating_it_ends_the_run(self, machine):
-        machine.programs(SLEEPS)
-        process = machine.start()
-        read_until(process.stdout.fileno(), b"begun")
-        process.terminate()
-        process.communicate(timeout=900)
-        assert process.returncode == 143 and last_line(machine.log) == "exit code 143"
-
-    def test_a_reader_that_leaves(self, machine):
-        """As in ``... | head -1``: the run goes on, and the exit code is its own."""
-        machine.programs("echo begun; sleep 1; seq 1 1000; exit 3")
-        process = machine.start()
-        read_until(process.stdout.fileno(), b"begun")
-        process.stdout.close()
-        assert process.wait(900) == 3 and last_line(machine.log) == "exit code 3"
-
-
-class TestStop:
-    def test_one_of_two(self, machine, tmp_path):
-        machine.programs(SLEEPS)
-        pid = started(machine)
-        other = ("--log", str(tmp_path / "other.log"), "--pid-file", str(tmp_path / "other.pid"))
-        assert machine.run("--background", *other)[0] == 0
-        assert machine.run("--stop", str(machine.pid_file))[1] == f"{machine.pid_file}: stopped\n"
-        wait_for(lambda: last_line(machine.log) == "exit code 143")
-        assert not is_alive(pid) and is_alive(int((tmp_path / "other.pid").read_text()))
-        assert machine.run("--stop", str(machine.pid_file))[1] == f"{machine.pid_file}: not running\n"
-
-    def test_a_number_that_another_program_has_by_now(self, machine):
-        machine.pid_file.write_text(f"{os.getpid()}\n")
-        assert "not running" in machine.run("--stop", str(machine.pid_file))[1]
-        assert processes.leader(machine.pid_file) is None
 
 
 class TestRefuses:
@@ -286,10 +123,20 @@ class TestRefuses:
 
     def test_a_second_run_in_the_same_folder(self, machine):
         machine.programs(SLEEPS)
-        pid = started(machine)
+        pid = machine.begin()
         code, printed = machine.run()
         assert code == 2 and "under way" in printed
         assert is_alive(pid) and int(machine.pid_file.read_text()) == pid
+
+    def test_two_starts_at_once(self, machine):
+        """Each looks for the other once more when nothing but the start is left to do."""
+        machine.programs(SLEEPS)
+        both = [machine.start("--background") for _ in range(2)]
+        printed = [process.communicate(timeout=900)[0] for process in both]
+        assert sorted(process.returncode for process in both) == [0, 2], printed
+        assert "under way" in "".join(printed)
+        wait_for(lambda: "begun" in machine.log.read_text())
+        assert lines_of(machine.log).count("begun") == 1
 
     def test_a_pid_file_of_a_run_that_is_gone_is_no_hindrance(self, machine):
         machine.pid_file.write_text(f"{os.getpid()}\n")
@@ -341,62 +188,6 @@ class TestTwoCommands:
         assert process.returncode == 143 and "second" not in machine.log.read_text()
 
 
-class TestCommand:
-    def test_the_recipe(self):
-        for words in (
-            ["llamafactory-cli", "train", "r.yaml", "a=1", "b=x=y", "a=2"],
-            [
-                "accelerate",
-                "launch",
-                "--config_file",
-                "c.yaml",
-                "-m",
-                "llamafactory.launcher",
-                "r.yaml",
-                "a=2",
-                "b=x=y",
-            ],
-        ):
-            assert words[command.recipe_place(words)] == "r.yaml"
-            assert command.settings_of(words) == {"a": "2", "b": "x=y"}
-
-        assert command.recipe_place(["bash", "train"]) is None and command.settings_of(["bash", "a=1"]) == {}
-
-    @pytest.mark.parametrize(
-        "words, found",
-        [
-            ("llamafactory-cli train r.yaml a=1", "llamafactory-cli train r.yaml {0} use_cpu=true a=1"),
-            (
-                "torchrun -m llamafactory.launcher r.yaml",
-                "torchrun -m llamafactory.launcher r.yaml {0} use_cpu=true ddp_backend=gloo",
-            ),
-            (
-                "deepspeed --include localhost:2,3 --module llamafactory.launcher r.yaml",
-                "deepspeed --num_accelerators 2 --module llamafactory.launcher r.yaml {0}",
-            ),
-            ("bash run.sh", "bash run.sh"),
-        ],
-    )
-    def test_without_a_gpu(self, words, found):
-        off = "bf16=false fp16=false use_unsloth_gc=false"
-        assert command.on_cpu(words.split(), 2) == found.format(off).split()
-
-    def test_a_line_is_what_a_shell_reads(self):
-        line = command.as_line(
-            {"A": "two words", "B": ""},
-            [sys.executable, "-c", "import os, sys; print(os.environ['A'], sys.argv)", "$x 'y'"],
-        )
-        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
-        assert done.stdout == "two words ['-c', \"$x 'y'\"]\n"
-
-    def test_variables_of_the_user_stay(self, monkeypatch):
-        monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "backend:native")
-        variables = command.environment("1,2", 29501, cpu=False)
-        assert variables["PYTORCH_CUDA_ALLOC_CONF"] == "backend:native" and variables["CUDA_VISIBLE_DEVICES"] == "1,2"
-        assert variables["MASTER_PORT"] == "29501"
-        assert "CUDA_VISIBLE_DEVICES" not in command.environment(None, None, cpu=False)
-
-
 def test_the_log_stands_beside_the_output_folder(machine, tmp_path):
     recipe = tmp_path / "r.yaml"
     recipe.write_text(f"output_dir: {tmp_path}/saves/from the recipe\n")
@@ -405,3 +196,13 @@ def test_the_log_stands_beside_the_output_folder(machine, tmp_path):
         assert super(Runs, machine).start("lmf-chatts", "run", "--", *words).wait(900) == 0
 
     assert {path.name for path in (tmp_path / "saves").iterdir()} == {"from the recipe.log", "named.log"}
+
+
+def test_it_imports_nothing_heavy(machine):
+    code = "import sys; from llamafactory_chatts.cli import main; main(sys.argv[1:]); print('loaded', *sys.modules)"
+    command = [sys.executable, "-c", code, *machine.words("--", "true")]
+    done = subprocess.run(command, env=machine.environment(), capture_output=True, text=True, timeout=900)
+    assert lines_of(machine.log)[-1] == "exit code 0", done.stderr
+    loaded = {name.split(".")[0] for name in done.stdout.split("loaded ")[1].split()}
+    assert "psutil" in loaded
+    assert not loaded & {"torch", "transformers", "llamafactory", "datasets", "pandas", "numpy", "yaml", "omegaconf"}
