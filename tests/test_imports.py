@@ -28,7 +28,7 @@ ALLOWED = {
     "report": {"core", "recipe", "report"},
     "plan": {"core", "files", "rows", "recipe", "plan"},
     "diagnose": {"core", "recipe", "diagnose"},
-    "running": {"core", "running"},
+    "running": {"core", "recipe", "running"},
     "model": {"core", "model"},
     "serve": {"core", "model", "serve"},
     "host": {"core", "files", "rows", "recipe", "model", "evaluate", "host"},
