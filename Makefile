@@ -7,7 +7,7 @@ SUPPORTED := 'import sys; v = sys.version_info[:2]; v in ((3, 11), (3, 12), (3, 
 export HF_HUB_OFFLINE ?= 1
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo test quick lint bench launchers clean
+.PHONY: setup demo test quick lint bench clean
 
 setup: .venv/ready
 
@@ -54,10 +54,6 @@ lint: setup
 
 bench: setup
 	$(BIN)/python benchmarks/train_throughput.py --shape tiny
-
-# After a change of shell/launchers.yaml or shell/parts: the launchers and their recipes are written from them.
-launchers: setup
-	$(BIN)/python shell/generate.py
 
 clean:
 	rm -rf .venv demo_output bench_work bench_results .pytest_cache .ruff_cache

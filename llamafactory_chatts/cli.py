@@ -21,6 +21,8 @@ COMMANDS = (
     ),
     ("plan", "rows, steps, memory, time of a recipe before it runs", "llamafactory_chatts.commands.plan"),
     ("doctor", "check this installation", "llamafactory_chatts.commands.doctor"),
+    ("run", "start a training that outlives its terminal: log, PID file", "llamafactory_chatts.commands.run"),
+    ("jobs", "several trainings at once: start, status, stop", "llamafactory_chatts.commands.jobs"),
 )
 """Command, help in one line, module with ``add_arguments(parser)`` and ``run(args) -> int``."""
 

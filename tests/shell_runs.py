@@ -14,12 +14,12 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
-PROGRAMS = ("llamafactory-cli", "torchrun", "deepspeed", "lmf-chatts")
-KEEP = ("PATH", "HOME", "LANG", "HF_HUB_OFFLINE", "HF_DATASETS_CACHE", "TMPDIR")
+PROGRAMS = ("llamafactory-cli", "torchrun", "deepspeed")
+KEEP = ("PATH", "HOME", "LANG", "HF_HUB_OFFLINE", "HF_DATASETS_CACHE", "PYTHONPATH", "TMPDIR")
 LIMIT = 900.0
 """Seconds after which a test gives up; nothing is expected to take that long, also on a busy machine."""
 
-NVIDIA_SMI = "printf '0\\n1\\n2\\n3\\n'"
+NVIDIA_SMI = "for i in 0 1 2 3; do echo $i, GPU-$i, NVIDIA A100, 580.1, 81920, 81000, 8.0; done"
 
 
 def write_program(folder: Path, name: str, body: str) -> None:
@@ -31,19 +31,20 @@ def write_program(folder: Path, name: str, body: str) -> None:
 
 
 class Machine:
-    """A machine with four GPUs on which training programs are stand-ins.
+    """A machine with four GPUs on which training programs are stand-ins; lmf-chatts is the real one.
 
-    ``trains`` is what every training program does, a piece of bash.
+    Without the preflight, which knows that these GPUs are none.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.bin, self.out = folder, folder / "bin", folder / "out"
         self.programs("echo trained: $*")
-        write_program(self.bin, "lmf-chatts", "exit 0")
+        write_program(self.bin, "lmf-chatts", f'exec "{sys.executable}" -m llamafactory_chatts.cli "$@"')
         write_program(self.bin, "nvidia-smi", NVIDIA_SMI)
 
     def programs(self, trains: str) -> None:
-        for name in PROGRAMS[:3]:
+        """Set what every training program does, a piece of bash."""
+        for name in PROGRAMS:
             write_program(self.bin, name, trains)
 
     def environment(self, **variables: str) -> dict[str, str]:
@@ -51,21 +52,22 @@ class Machine:
         mine = {
             "OUTPUT": str(self.out),
             "OUTPUT_ROOT": str(self.folder / "jobs"),
+            "PREFLIGHT": "0",
             "PATH": f"{self.bin}:{kept['PATH']}",
         }
         return {**kept, **mine, **variables}
 
     def start(self, script: str, *words: str, **variables: str) -> subprocess.Popen:
-        """Start a script of shell/ and return at once."""
-        command = [ROOT / "shell" / script, *words]
+        """Start a script of shell/, or lmf-chatts, and return at once."""
+        command = [ROOT / "shell" / script if script.endswith(".sh") else self.bin / script, *words]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
         return subprocess.Popen(
             command, env=self.environment(**variables), text=True, errors="replace", cwd=self.folder, **pipes
         )
 
-    def run(self, script: str, *words: str, timeout: float = LIMIT, **variables: str) -> tuple[int, str]:
-        """Return exit code and output of a script of shell/."""
-        process = self.start(script, *words, **variables)
+    def run(self, *words: str, timeout: float = LIMIT, **variables: str) -> tuple[int, str]:
+        """Return exit code and output of a script of shell/, or of lmf-chatts."""
+        process = self.start(*words, **variables)
         printed, _ = process.communicate(timeout=timeout)
         return process.returncode, printed
 
@@ -76,6 +78,28 @@ class Machine:
     @property
     def pid_file(self) -> Path:
         return self.out.with_suffix(".pid")
+
+
+TRAIN = ("--", "llamafactory-cli", "train", str(ROOT / "examples/train_chatts_tune_simple.yaml"))
+
+
+class Runs(Machine):
+    """A machine on which ``lmf-chatts run`` starts the stand-ins."""
+
+    def words(self, *options: str) -> tuple[str, ...]:
+        return ("run", "--log", str(self.log), *options, *([] if "--" in options else TRAIN))
+
+    def start(self, *options: str, **variables: str) -> subprocess.Popen:
+        return super().start("lmf-chatts", *self.words(*options), **variables)
+
+    def begin(self, *options: str, **variables: str) -> int:
+        """Start a run in the background that says ``begun``; return the PID in its file."""
+        code, printed = self.run("--background", *options, **variables)
+        assert code == 0, printed
+        wait_for(lambda: self.log.exists() and "begun" in self.log.read_text())
+        pid = int(self.pid_file.read_text())
+        assert f"kill -- -{pid}" in printed and str(self.log) in printed
+        return pid
 
 
 def lines_of(log: Path) -> list[str]:

@@ -28,6 +28,7 @@ ALLOWED = {
     "report": {"core", "recipe", "report"},
     "plan": {"core", "files", "rows", "recipe", "plan"},
     "diagnose": {"core", "recipe", "diagnose"},
+    "running": {"core", "recipe", "running"},
     "model": {"core", "model"},
     "serve": {"core", "model", "serve"},
     "host": {"core", "files", "rows", "recipe", "model", "evaluate", "host"},
@@ -37,7 +38,7 @@ ALLOWED = {
 PACKAGES = (*ALLOWED, "commands")
 HOST_USERS = ("host/", "register.py", "commands/")
 LLAMAFACTORY_USERS = ("host/", "register.py", "commands/doctor")
-WITHOUT_TORCH = ("core/", "files/", "rows/", "recipe/", "data/", "diagnose/", "evaluate/", "report/")
+WITHOUT_TORCH = ("core/", "files/", "rows/", "recipe/", "data/", "diagnose/", "evaluate/", "report/", "running/")
 HEAVY = {"torch", "transformers", "safetensors", "accelerate", "peft", "trl", "bitsandbytes", "deepspeed"}
 
 

@@ -30,7 +30,13 @@ class RealMachine(Machine):
         self.base = base
 
     def environment(self, **variables):
-        mine = {"DEVICE": "cpu", "MODEL": str(self.base), "HF_HUB_OFFLINE": "1", "EXTRA": " ".join(STEPS)}
+        mine = {
+            "DEVICE": "cpu",
+            "PREFLIGHT": "1",
+            "MODEL": str(self.base),
+            "HF_HUB_OFFLINE": "1",
+            "EXTRA": " ".join(STEPS),
+        }
         return super().environment(**mine, MASTER_PORT=free_port(), **variables)
 
 
