@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...core.installs import install
+from ...core.memory import GIB
 from ...recipe.finding import Finding
-from ...recipe.machine import gpus as cards
-from ...recipe.machine.host_limits import host_memory, read
-from .probes import Machine
+from ...recipe.machine import gpus
+from ...recipe.machine.host_limits import host_memory, oom_kills
+from .probes import Installation
 
 
-GIB = 2**30
 STALE_SECONDS = 24 * 3600
 LOOKED_AT = 20_000
 """Entries below HF_HOME after which the search for lock files stops."""
@@ -27,10 +27,11 @@ FREE_SHARE = 0.8
 """Share of a card's memory below which what is free is called little."""
 
 
-def gpu(machine: Machine) -> Iterator[Finding]:
+def gpu(installation: Installation) -> Iterator[Finding]:
     """The cards, whether torch reaches them, and who else computes there."""
-    found = cards.gpus()
-    torch = machine.torch.get("torch") or {}
+    driver = gpus.driver()
+    found = driver.cards
+    torch = installation.torch.get("torch") or {}
     if not found:
         if torch.get("available"):
             yield Finding("ok", "gpu", f"{torch['count']} that torch can use; nvidia-smi does not show them")
@@ -39,12 +40,12 @@ def gpu(machine: Machine) -> Iterator[Finding]:
             yield Finding("warning", "gpu", what, fix="Run: nvidia-smi   (without it, install the driver)")
         return
 
-    yield from _reachable(found, torch)
-    others = [one for one in cards.processes() if one[1] != os.getpid()]
+    yield from _reachable(driver, torch)
+    others = [one for one in driver.processes if one.pid != os.getpid()]
     for card in found:
         shown = f"{card.index}: {card.name}, {card.total / 1024:.1f} GiB, {card.free / 1024:.1f} GiB free"
         shown += "" if card.has_bf16 else ", no bf16 (use fp16: true)"
-        here = [f"{name} (pid {pid}, {size} MiB)" for uuid, pid, name, size in others if uuid == card.uuid]
+        here = [f"{one.name} (pid {one.pid}, {one.used} MiB)" for one in others if one.card == card.uuid]
         if here or card.free < FREE_SHARE * card.total:
             what = shown + ("; also there: " + ", ".join(here) if here else "; nvidia-smi names no process")
             fix = f"Wait for it, end it, or use other cards: CUDA_VISIBLE_DEVICES={_freer(found, card)}"
@@ -53,17 +54,18 @@ def gpu(machine: Machine) -> Iterator[Finding]:
             yield Finding("ok", "gpu", shown)
 
 
-def _freer(found: tuple[cards.Gpu, ...], busy: cards.Gpu) -> str:
+def _freer(found: tuple[gpus.Gpu, ...], busy: gpus.Gpu) -> str:
     free = [str(card.index) for card in found if card != busy and card.free >= FREE_SHARE * card.total]
     return ",".join(free) or "N"
 
 
-def _reachable(found: tuple[cards.Gpu, ...], torch: dict) -> Iterator[Finding]:
+def _reachable(machine: gpus.Driver, torch: dict) -> Iterator[Finding]:
     """Errors for cards that torch does not reach, or has no code for."""
     if not torch or "error" in torch:
         return  # said with the packages
 
-    driver, build = found[0].driver, torch.get("cuda")
+    found, build = machine.cards, torch.get("cuda")
+    driver = found[0].driver
     if build is None and not torch.get("hip"):
         what = f"torch {torch['version']} is built without CUDA, there are {len(found)} cards (driver {driver})"
         fix = f"Run: {install('torch', 'torchvision', 'torchaudio', options='--force-reinstall')}"
@@ -71,7 +73,7 @@ def _reachable(found: tuple[cards.Gpu, ...], torch: dict) -> Iterator[Finding]:
             "error", "gpu", what, fix=f"{fix} (a build for CUDA: its --index-url is on PyTorch's install page)"
         )
     elif not torch.get("available"):
-        if os.environ.get("CUDA_VISIBLE_DEVICES") is not None and not cards.visible(found):
+        if os.environ.get("CUDA_VISIBLE_DEVICES") is not None and not gpus.visible(machine):
             setting = os.environ["CUDA_VISIBLE_DEVICES"]
             what = f"CUDA_VISIBLE_DEVICES={setting!r} hides all {len(found)} cards"
             yield Finding("error", "gpu", what, fix="Run: unset CUDA_VISIBLE_DEVICES")
@@ -107,28 +109,24 @@ def _has_code(archs: list[str], capability: tuple[int, ...]) -> bool:
     return False
 
 
-def memory(machine: Machine) -> Iterator[Finding]:
+def memory(installation: Installation) -> Iterator[Finding]:
     """Host memory, the limit of the control group, swap, and whether the OOM killer was here before."""
     size = host_memory()
-    if size["available"] is None:
-        yield Finding("note", "memory", "/proc/meminfo cannot be read")
-        return
-
-    limit = f", limited to {size['limit']:.1f} by the control group" if size["limit"] is not None else ""
-    what = f"{size['available']:.1f} GiB free of {size['total']:.1f}{limit}; swap free: {size['swap'] or 0:.1f} GiB"
-    if size["available"] < SMALL["memory"]:
+    limit = f", limited to {size.limit:.1f} by the control group" if size.limit is not None else ""
+    what = f"{size.available:.1f} GiB free of {size.total:.1f}{limit}; swap free: {size.swap:.1f} GiB"
+    if size.available < SMALL["memory"]:
         fix = "End other programs; with several processes each loads the base on its own: see lmf-chatts plan RECIPE"
         yield Finding("warning", "memory", what, fix=fix)
     else:
         yield Finding("ok", "memory", what)
 
-    killed = [line.split()[1] for line in read("/sys/fs/cgroup/memory.events").splitlines() if "oom_kill " in line]
-    if killed and killed[0] != "0":
-        what = f"the OOM killer ended {killed[0]} processes of this control group since it was made"
+    killed = oom_kills()
+    if killed:
+        what = f"the OOM killer ended {killed} processes of this control group since it was made"
         yield Finding("warning", "memory", what, fix="Give the container more memory, or start fewer processes")
 
 
-def shared_memory(machine: Machine) -> Iterator[Finding]:
+def shared_memory(installation: Installation) -> Iterator[Finding]:
     """/dev/shm, through which loader workers and NCCL hand over data."""
     if not Path("/dev/shm").is_dir():
         return
@@ -152,9 +150,9 @@ def _nearest(folder: Path) -> Path:
     return next(place for place in (folder, *folder.absolute().parents) if place.exists())
 
 
-def folders(machine: Machine) -> Iterator[Finding]:
+def folders(installation: Installation) -> Iterator[Finding]:
     """HF_HOME and the output folder can be written to and have room."""
-    for name, folder in (("HF_HOME", hf_home()), ("output", machine.output)):
+    for name, folder in (("HF_HOME", hf_home()), ("output", installation.output)):
         holder = _nearest(folder)
         try:
             with tempfile.TemporaryFile(dir=holder):
@@ -175,7 +173,7 @@ def folders(machine: Machine) -> Iterator[Finding]:
             yield Finding("ok", name, what)
 
 
-def lock_files(machine: Machine) -> Iterator[Finding]:
+def lock_files(installation: Installation) -> Iterator[Finding]:
     """Lock files that a killed download left: older than a day and held by nobody, or of another user."""
     home, seen = hf_home(), 0
     stale, foreign = [], []
