@@ -172,7 +172,7 @@ class TestPackages:
 class TestProbes:
     def test_quantising_here(self, machine, cards):
         """For real, on the device there is."""
-        made = machine(quantise=probes.ask(probes.QUANTISE))
+        made = Installation()
         (finding,) = environment_packages.bitsandbytes(made)
         assert finding.level == "ok", finding.what
         answer = made.quantise["bitsandbytes"]
