@@ -30,9 +30,14 @@ import argparse
 import json
 import sys
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..core.errors import ChatTSError
+
+
+if TYPE_CHECKING:
+    from ..plan.memory.estimate import Plan, Setting
+    from ..recipe.finding import Finding
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         return 1
 
 
-def _mistakes(path: str, settings: list[str], elsewhere: bool) -> list[Any]:
+def _mistakes(path: str, settings: list[str], elsewhere: bool) -> "list[Finding]":
     """Return the errors that ``lmf-chatts doctor`` finds in a recipe, without those about this machine only."""
     from ..recipe.reading import read_recipe
     from ..recipe.rules import check_recipe
@@ -82,7 +87,7 @@ def _mistakes(path: str, settings: list[str], elsewhere: bool) -> list[Any]:
     return [finding for finding in found if finding.level == "error"]
 
 
-def _plan(args: argparse.Namespace, mistakes: list[Any], elsewhere: bool) -> int:
+def _plan(args: argparse.Namespace, mistakes: "list[Finding]", elsewhere: bool) -> int:
     from ..plan.advice import advise
     from ..plan.memory.estimate import count, make_plan
     from ..plan.report import as_dict, as_text
@@ -101,7 +106,7 @@ def _plan(args: argparse.Namespace, mistakes: list[Any], elsewhere: bool) -> int
     plan = make_plan(recipe, machine, count(recipe, _progress), speed)
     advice = advise(plan)
     if args.json:
-        printed: dict[str, Any] = {"errors": [finding.as_dict() for finding in mistakes], **as_dict(plan, advice)}
+        printed: dict[str, object] = {"errors": [finding.as_dict() for finding in mistakes], **as_dict(plan, advice)}
     else:
         print(as_text(plan, advice))
 
@@ -134,7 +139,7 @@ def _say(quiet: bool, text: str) -> None:
         print(text)
 
 
-def _rebalance(plan: Any, factor: float, quiet: bool) -> tuple[dict[str, Any], Any]:
+def _rebalance(plan: "Plan", factor: float, quiet: bool) -> "tuple[dict[str, Setting], Plan]":
     """Say what another split of the same rows does to memory; return it."""
     from ..core.memory import GIB
     from ..plan.memory.fit import rebalance
@@ -158,9 +163,10 @@ def _rebalance(plan: Any, factor: float, quiet: bool) -> tuple[dict[str, Any], A
     return changes, after
 
 
-def _fix(plan: Any, changes: dict[str, Any], args: argparse.Namespace) -> tuple[dict, Any]:
+def _fix(plan: "Plan", changes: "dict[str, Setting]", args: argparse.Namespace) -> "tuple[dict[str, Setting], Plan]":
     """Write a recipe that fits; return its changes and plan."""
     from ..core.memory import GIB
+    from ..plan.advice import word
     from ..plan.memory.fit import find_fit
     from ..recipe.edit import write_recipe
     from ..recipe.reading import read_recipe
@@ -173,7 +179,7 @@ def _fix(plan: Any, changes: dict[str, Any], args: argparse.Namespace) -> tuple[
     except OSError as error:
         raise ChatTSError(str(error), where=f"--fix {args.fix}", fix="Name a file in a folder of yours") from None
 
-    listed = ", ".join(f"{key}: {_word(original[key])} -> {_word(value)}" for key, value in changes.items())
+    listed = ", ".join(f"{key}: {word(original[key])} -> {word(value)}" for key, value in changes.items())
     _say(args.json, f"\n{written}: {listed or 'nothing to change, it fits'}")
     card = fit.plan.machine.card.gib
     _say(
@@ -182,7 +188,3 @@ def _fix(plan: Any, changes: dict[str, Any], args: argparse.Namespace) -> tuple[
         f"{fit.plan.steps.global_batch} rows a step",
     )
     return changes, fit.plan
-
-
-def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)

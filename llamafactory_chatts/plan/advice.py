@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..core.memory import GIB
-from .memory.estimate import Plan, judge
+from .memory.estimate import Plan, Setting, judge
 from .memory.fit import LIGER_FROM, precision_changes, sibling
 
 
@@ -27,15 +26,16 @@ class Advice:
     level: str
     topic: str
     text: str
-    changes: dict[str, Any] = field(default_factory=dict)
+    changes: dict[str, Setting] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        settings = ", ".join(f"{key}: {_word(value)}" for key, value in self.changes.items())
+        settings = ", ".join(f"{key}: {word(value)}" for key, value in self.changes.items())
         return f"{self.text}. Set {settings}" if settings else self.text
 
 
-def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def word(value: Setting) -> str:
+    """Return a value as it stands in YAML."""
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 
 def advise(plan: Plan) -> list[Advice]:

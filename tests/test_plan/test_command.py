@@ -222,7 +222,7 @@ class TestAdvice:
         ({"tokens_per_batch": 900, "packing": True}, "fills passes already"),
         ({"quantization_bit": 4, "finetuning_type": "full"}, "finetuning_type is full"),
         ({"offload_embedding": True}, "the model is not quantised"),
-        ({"deepspeed": "none.json"}, "the DeepSpeed file cannot be read"),
+        ({"deepspeed": "none.json"}, "the DeepSpeed file is missing"),
         ({"tokens_per_batch": 10}, "the longest row has"),
         ({"bf16": True, "fp16": True}, "bf16 and fp16 are both on"),
     ],

@@ -8,9 +8,8 @@ import importlib.metadata
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from ...recipe.machine.asking import answers, start
+from ...recipe.machine.asking import Answers, answers, start
 
 
 FAMILY = ("torch", "torchvision", "torchaudio")
@@ -113,11 +112,11 @@ class Installation:
         return start("-c", QUANTISE)
 
     @functools.cached_property
-    def torch(self) -> dict[str, Any]:
+    def torch(self) -> Answers:
         """Answers of :data:`TORCH`."""
         return answers(self._torch_probe, SECONDS)
 
     @functools.cached_property
-    def quantise(self) -> dict[str, Any]:
+    def quantise(self) -> Answers:
         """Answers of :data:`QUANTISE`."""
         return answers(self._quantise_probe, SECONDS)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -24,6 +23,9 @@ from .largest_pass import count_step_passes, find_largest
 
 
 STAGES = ("sft", "dpo", "kto", "rm")
+
+Setting = str | int | float | bool | None
+"""What a plan may set in a recipe; None: not set."""
 
 ERROR = 0.10
 """How far an estimate of memory was off at most (docs/benchmarks.md): closer than that to the limit is ``tight``."""
@@ -109,7 +111,7 @@ class Plan:
 
         return self.room >= 0 and (self.host_room is None or self.host_room >= 0) and not self.wrong_precision
 
-    def changed(self, changes: Mapping[str, Any]) -> "Plan":
+    def changed(self, changes: Mapping[str, Setting]) -> "Plan":
         """Return the plan with other settings."""
         return make_plan(self.recipe.changed(changes), self.machine, self.counted, self.speed)
 

@@ -12,6 +12,9 @@ import sys
 from typing import Any
 
 
+Answers = dict[str, Any]
+"""Name -> what JSON holds."""
+
 PATIENCE = 2.0
 """Seconds that an ended program may take to go. One that waits inside of a driver never does: it is left behind."""
 
@@ -33,7 +36,7 @@ def start(*words: str) -> subprocess.Popen:
     )
 
 
-def answers(process: subprocess.Popen, seconds: float) -> dict[str, Any]:
+def answers(process: subprocess.Popen, seconds: float) -> Answers:
     """Wait for a started program, at most a little longer than ``seconds``.
 
     Returns:
@@ -50,7 +53,7 @@ def answers(process: subprocess.Popen, seconds: float) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             out = (expired.stdout or b"").decode(errors="replace")
 
-    found: dict[str, Any] = {}
+    found: Answers = {}
     for line in out.splitlines():
         try:
             name, value = json.loads(line)
