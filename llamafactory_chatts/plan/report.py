@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ..core.memory import GIB
 from .advice import Advice
-from .memory.estimate import ERROR, Plan, judge
+from .memory.estimate import ERROR, Plan, Room
 
 
 BARS, WIDTH = 12, 40
@@ -223,30 +223,32 @@ def _memory(parts: Iterable[tuple[str, float, str]]) -> Padding:
 
 
 def _gpu(plan: Plan) -> list[str | Padding]:
-    gpu, card = plan.gpu, plan.machine.card
+    gpu = plan.gpu
     other = {name: f"({size / GIB:.2f} at another moment)" for name, size in gpu.elsewhere.items() if size}
     parts = [
         (name, size, other.get(name, "")) for name, size in gpu.parts.items() if size >= GIB / 200 or name in other
     ]
-    verdict = "" if card is None else _verdict(gpu.needed, card.gib, f"{card.gib:.2f}")
     parts += [("PyTorch, reserved", gpu.peak, ""), ("CUDA beside PyTorch", gpu.outside, "")]
     title = f"GPU memory, one card, at the peak ({gpu.moment}; largest pass {_count(plan.largest.tokens)} tokens)"
-    return ["", title, _memory([*parts, ("needed", gpu.needed, verdict)])]
+    return ["", title, _memory([*parts, ("needed", gpu.needed, _verdict(plan.room, 2))])]
 
 
-def _verdict(needed: float, there: float, shown: str) -> str:
-    """Return the verdict with the room that is left (or missing) and how far the estimate may be off, in GiB."""
-    word, room = judge(needed, there * GIB), there - needed / GIB
-    text = f"of {shown}: {word}, " + (f"{room:.1f} left" if room >= 0 else f"{-room:.1f} too much")
-    return text + (f" (the estimate may be {ERROR:.0%} off: {ERROR * needed / GIB:.1f})" if word == "tight" else "")
+def _verdict(room: Room | None, decimals: int) -> str:
+    """Return the verdict with what is left (or missing) and how far the estimate may be off, in GiB."""
+    if room is None:
+        return ""
+
+    left, off = room.left / GIB, f" (the estimate may be {ERROR:.0%} off: {ERROR * room.needed / GIB:.1f})"
+    text = f"of {room.there / GIB:.{decimals}f}: {room.word}, "
+    text += f"{left:.1f} left" if left >= 0 else f"{-left:.1f} too much"
+    return text + (off if room.word == "tight" else "")
 
 
 def _host(plan: Plan) -> list[str | Padding]:
-    host, ram = plan.host, plan.machine.ram
-    verdict = "" if ram is None else _verdict(host.total, ram, f"{ram:.0f}")
+    host = plan.host
     parts = [(name, size, "") for name, size in host.parts.items() if size >= GIB / 200]
     title = f"host memory of a node while loading and training ({host.launcher})"
-    return ["", title, _memory([*parts, ("needed", host.total, verdict)])]
+    return ["", title, _memory([*parts, ("needed", host.total, _verdict(plan.host_room, 0))])]
 
 
 def _rest(plan: Plan, advice: list[Advice]) -> list[str | Padding]:

@@ -69,11 +69,6 @@ class BaseModel:
     tied: bool = False
 
     @property
-    def patch_size(self) -> int:
-        """Points that a `<ts>` stands for."""
-        return self.ts.patch_size
-
-    @property
     def linear(self) -> dict[str, tuple[int, int]]:
         """Inputs and outputs of the linear layers of one decoder layer, by name."""
         return dict(zip(LINEAR, self.shape.linear_layers, strict=True))
@@ -170,9 +165,10 @@ def read_base(recipe: Recipe) -> BaseModel:
                 fix=f"Download it first (hf download {name}), or name a folder",
             )
 
-        return _read(name, None, {**known, "ts": {}, "ts_token_start_index": 0})
+        config = {**known, "ts": {}, "ts_token_start_index": 0}
+    else:
+        config = read_json(folder / "config.json")
 
-    config = read_json(folder / "config.json")
     if config is None:
         raise ChatTSError(
             "there is no readable config.json", where=str(folder), fix="Name the folder of a ChatTS checkpoint"
@@ -185,10 +181,6 @@ def read_base(recipe: Recipe) -> BaseModel:
             fix="Use a ChatTS checkpoint, or turn a Qwen folder into a base: lmf-chatts init-base QWEN_DIR OUT",
         )
 
-    return _read(name, folder, config)
-
-
-def _read(name: str, folder: Path | None, config: Mapping[str, Any]) -> BaseModel:
     needed = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
     absent = [key for key in needed if not isinstance(config.get(key), int)]
     if absent:

@@ -129,7 +129,7 @@ def find_fit(plan: Plan) -> Fit:
         changes = {**changes, **level}
         for split in _splits(plan):
             tried = plan.changed({**changes, **split})
-            if tried.fits and tried.room >= LEAST * plan.machine.card.gib * GIB:
+            if tried.fits and tried.room.left >= LEAST * tried.room.there:
                 found = Fit(_real_changes(plan, {**changes, **split}), tried)
                 if tried.verdict == "fits":
                     return found
@@ -141,16 +141,11 @@ def find_fit(plan: Plan) -> Fit:
     if tight is not None:
         return tight
 
-    raise ChatTSError(
-        f"the smallest way found needs {tightest.gpu.needed / GIB:.2f} GiB of {plan.machine.card.gib:.2f} on a card"
-        + (
-            f" and {tightest.host.total / GIB:.1f} GiB of {plan.machine.ram:.1f} on the host"
-            if tightest.host_room is not None and tightest.host_room < 0
-            else ""
-        ),
-        where=f"--fix: {plan.machine}",
-        fix=_way_out(plan),
-    )
+    needs = f"{tightest.gpu.needed / GIB:.2f} GiB of {plan.machine.card.gib:.2f} on a card"
+    if tightest.host_room and tightest.host_room.left < 0:
+        needs += f" and {tightest.host.total / GIB:.1f} GiB of {plan.machine.ram:.1f} on the host"
+
+    raise ChatTSError(f"the smallest way found needs {needs}", where=f"--fix: {plan.machine}", fix=_way_out(plan))
 
 
 def _real_changes(plan: Plan, changes: dict[str, Setting]) -> dict[str, Setting]:

@@ -1,13 +1,14 @@
 """Weights that DeepSpeed keeps in host memory, against the memory that is free: otherwise the kernel ends the run."""
 
-import json
+import contextlib
 import os
-import struct
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 
+from ...core.errors import ChatTSError
 from ...core.memory import GIB, count_shares
+from ...core.safetensors_folder import read_header
 from ..context import Context
 from ..finding import Finding
 from ..machine.host_limits import host_memory
@@ -23,14 +24,8 @@ def tensor_sizes(folder: Path) -> list[int]:
     """
     sizes = []
     for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with path.open("rb") as file:
-                length = struct.unpack("<Q", file.read(8))[0]
-                header = json.loads(file.read(length)) if length < 10**8 else {}
-        except (OSError, ValueError, struct.error):
-            continue
-
-        sizes += [prod(entry["shape"]) for key, entry in header.items() if key != "__metadata__"]
+        with contextlib.suppress(ChatTSError, OSError):
+            sizes += [prod(entry["shape"]) for entry in read_header(path).values()]
 
     return sizes
 
