@@ -2,9 +2,11 @@
 
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +29,10 @@ FREE_SHARE = 0.8
 """Share of a card's memory below which what is free is called little."""
 
 
+def _judged(bad: bool, subject: str, what: str, fix: str) -> Finding:
+    return Finding("warning", subject, what, fix=fix) if bad else Finding("ok", subject, what)
+
+
 def gpu(installation: Installation) -> Iterator[Finding]:
     """The cards, whether torch reaches them, and who else computes there."""
     driver = gpus.driver()
@@ -46,12 +52,12 @@ def gpu(installation: Installation) -> Iterator[Finding]:
         shown = f"{card.index}: {card.name}, {card.total / 1024:.1f} GiB, {card.free / 1024:.1f} GiB free"
         shown += "" if card.has_bf16 else ", no bf16 (use fp16: true)"
         here = [f"{one.name} (pid {one.pid}, {one.used} MiB)" for one in others if one.card == card.uuid]
-        if here or card.free < FREE_SHARE * card.total:
-            what = shown + ("; also there: " + ", ".join(here) if here else "; nvidia-smi names no process")
-            fix = f"Wait for it, end it, or use other cards: CUDA_VISIBLE_DEVICES={_freer(found, card)}"
-            yield Finding("warning", "gpu", what, fix=fix)
-        else:
-            yield Finding("ok", "gpu", shown)
+        busy = bool(here) or card.free < FREE_SHARE * card.total
+        if busy:
+            shown += "; also there: " + ", ".join(here) if here else "; nvidia-smi names no process"
+
+        fix = f"Wait for it, end it, or use other cards: CUDA_VISIBLE_DEVICES={_freer(found, card)}"
+        yield _judged(busy, "gpu", shown, fix)
 
 
 def _freer(found: tuple[gpus.Gpu, ...], busy: gpus.Gpu) -> str:
@@ -96,17 +102,9 @@ def _reachable(machine: gpus.Driver, torch: dict) -> Iterator[Finding]:
 
 def _has_code(archs: list[str], capability: tuple[int, ...]) -> bool:
     """Tell whether a card runs code of one of ``archs``: same major and at most its minor, or any older PTX."""
-    for name in archs:
-        kind, _, digits = name.partition("_")
-        digits = "".join(sign for sign in digits if sign.isdigit())
-        if len(digits) < 2:
-            continue
-
-        there = (int(digits[:-1]), int(digits[-1]))
-        if there <= capability and (kind == "compute" or there[0] == capability[0]):
-            return True
-
-    return False
+    found = re.findall(r"\b(sm|compute)_(\d+)(\d)", " ".join(archs))
+    codes = [(kind, (int(major), int(minor))) for kind, major, minor in found]
+    return any(code <= capability and (kind == "compute" or code[0] == capability[0]) for kind, code in codes)
 
 
 def memory(installation: Installation) -> Iterator[Finding]:
@@ -114,12 +112,8 @@ def memory(installation: Installation) -> Iterator[Finding]:
     size = host_memory()
     limit = f", limited to {size.limit:.1f} by the control group" if size.limit is not None else ""
     what = f"{size.available:.1f} GiB free of {size.total:.1f}{limit}; swap free: {size.swap:.1f} GiB"
-    if size.available < SMALL["memory"]:
-        fix = "End other programs; with several processes each loads the base on its own: see lmf-chatts plan RECIPE"
-        yield Finding("warning", "memory", what, fix=fix)
-    else:
-        yield Finding("ok", "memory", what)
-
+    fix = "End other programs; with several processes each loads the base on its own: see lmf-chatts plan RECIPE"
+    yield _judged(size.available < SMALL["memory"], "memory", what, fix)
     killed = oom_kills()
     if killed:
         what = f"the OOM killer ended {killed} processes of this control group since it was made"
@@ -133,11 +127,8 @@ def shared_memory(installation: Installation) -> Iterator[Finding]:
 
     usage = shutil.disk_usage("/dev/shm")
     what = f"/dev/shm: {usage.free / GIB:.2f} GiB free of {usage.total / GIB:.2f}"
-    if usage.free < SMALL["shm"] * GIB:
-        fix = "Start the container with --shm-size=16g (docker) or an emptyDir of medium Memory (Kubernetes)"
-        yield Finding("warning", "shm", what, fix=fix)
-    else:
-        yield Finding("ok", "shm", what)
+    fix = "Start the container with --shm-size=16g (docker) or an emptyDir of medium Memory (Kubernetes)"
+    yield _judged(usage.free < SMALL["shm"] * GIB, "shm", what, fix)
 
 
 def hf_home() -> Path:
@@ -164,31 +155,23 @@ def folders(installation: Installation) -> Iterator[Finding]:
             continue
 
         free = shutil.disk_usage(holder).free / GIB
-        what = f"{folder}: {free:.0f} GiB free"
-        if free < SMALL["disk"]:
-            need = "an 8B model is 16 GiB, a 14B model 28 GiB; checkpoints of full training 3 to 6 times that"
-            fix = f"Make room, or use another disk ({need})"
-            yield Finding("warning", name, what, fix=fix)
-        else:
-            yield Finding("ok", name, what)
+        need = "an 8B model is 16 GiB, a 14B model 28 GiB; checkpoints of full training 3 to 6 times that"
+        fix = f"Make room, or use another disk ({need})"
+        yield _judged(free < SMALL["disk"], name, f"{folder}: {free:.0f} GiB free", fix)
 
 
 def lock_files(installation: Installation) -> Iterator[Finding]:
     """Lock files that a killed download left: older than a day and held by nobody, or of another user."""
-    home, seen = hf_home(), 0
-    stale, foreign = [], []
+    home, seen, locks = hf_home(), 0, defaultdict[str, list[Path]](list)
     for folder, _, names in os.walk(home):
         seen += len(names) + 1
         if seen > LOOKED_AT:
             break
 
         for path in (Path(folder, name) for name in names if name.endswith(".lock")):
-            kind = _lock_state(path)
-            if kind == "foreign":
-                foreign.append(path)
-            elif kind == "stale":
-                stale.append(path)
+            locks[_lock_state(path)].append(path)
 
+    foreign, stale = locks["foreign"], locks["stale"]
     if foreign:
         what = f"{len(foreign)} lock files below {home} belong to another user, as {foreign[0].name}"
         yield Finding("error", "locks", what, str(foreign[0]), "Run: export HF_HOME=/a/folder/of/yours")

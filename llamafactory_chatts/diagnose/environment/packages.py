@@ -12,7 +12,7 @@ from pathlib import Path
 from ...core.installs import OURS, install, requirements, supports
 from ...recipe.finding import Finding
 from ...recipe.machine import gpus
-from .probes import FAMILY, Installation, version_of
+from .probes import FAMILY, Installation, reply, version_of
 
 
 WITHOUT_THEM = {
@@ -87,8 +87,7 @@ def torch_family(installation: Installation) -> Iterator[Finding]:
         yield Finding("error", "torch", "not installed", fix=_together("0"))
         return
 
-    answers = installation.torch
-    answer = answers.get("torch") or {"error": answers["end"] or "no answer"}
+    answer = reply(installation.torch, "torch")
     if "error" in answer:
         what = f"{versions['torch']} cannot be imported: {answer['error']}"
         yield Finding("error", "torch", what, fix=_together(versions["torch"]))
@@ -97,7 +96,7 @@ def torch_family(installation: Installation) -> Iterator[Finding]:
     release = re.match(r"2\.(\d+)", versions["torch"])
     bad = False
     for name in FAMILY[1:]:
-        version, reply = versions[name], answers.get(name)
+        version, companion = versions[name], reply(installation.torch, name)
         if version is None:
             continue
 
@@ -108,8 +107,8 @@ def torch_family(installation: Installation) -> Iterator[Finding]:
             what = f"{version} does not belong to torch {versions['torch']}, {expected}.* does"
         elif len(builds) > 1:
             what = f"{version} is built for another CUDA than torch {versions['torch']}"
-        elif reply is None or "error" in reply:
-            what = f"{version} cannot be imported: {(reply or {}).get('error') or answers['end'] or 'no answer'}"
+        elif "error" in companion:
+            what = f"{version} cannot be imported: {companion['error']}"
         else:
             continue
 
@@ -140,8 +139,7 @@ def bitsandbytes(installation: Installation) -> Iterator[Finding]:
     if version is None:
         return  # said with the ranges
 
-    answers = installation.quantise
-    answer = answers.get("bitsandbytes") or answers.get("torch") or {"error": answers["end"] or "no answer"}
+    answer = reply(installation.quantise, "bitsandbytes", "torch")
     if "error" in answer:
         what = f"{version} cannot quantise: {answer['error']}"
         yield Finding("error", "bitsandbytes", what, fix="Run: pip install -U 'bitsandbytes>=0.49'")
@@ -186,7 +184,7 @@ def deepspeed(installation: Installation) -> Iterator[Finding]:
     if version is None:
         return
 
-    error = (installation.torch.get("deepspeed") or {}).get("error")
+    error = installation.torch.get("deepspeed", {}).get("error")
     if error:
         lost = "No module named 'distutils'" in error  # not in Python 3.12 any more; setuptools brings it
         again = f"deepspeed=={version}" if supports("deepspeed", version) else "deepspeed"
@@ -194,11 +192,8 @@ def deepspeed(installation: Installation) -> Iterator[Finding]:
         yield Finding("error", "deepspeed", f"{version} cannot be imported: {error}", fix=f"Run: {fix}")
         return
 
-    missing = [name for name in ("g++", "ninja") if shutil.which(name) is None]
-    if "ninja" in missing and importlib.util.find_spec("ninja") is not None:
-        missing.remove("ninja")
-
-    cuda = (installation.torch.get("torch") or {}).get("cuda")
+    missing = [name for name in ("g++", "ninja") if not shutil.which(name) and not importlib.util.find_spec(name)]
+    cuda = reply(installation.torch, "torch").get("cuda")
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
     if cuda and gpus.driver().cards and shutil.which("nvcc") is None and not Path(home, "bin", "nvcc").exists():
         missing.append("nvcc")
@@ -224,10 +219,9 @@ def flash_attn(installation: Installation) -> Iterator[Finding]:
         yield Finding("ok", "flash-attn", what)
         return
 
-    reply = installation.torch.get("flash_attn")
-    if reply is None or "error" in reply:
-        why = (reply or {}).get("error") or installation.torch["end"] or "no answer"
-        what = f"{version} cannot be imported: {why}"
+    answer = reply(installation.torch, "flash_attn")
+    if "error" in answer:
+        what = f"{version} cannot be imported: {answer['error']}"
         yield Finding("error", "flash-attn", what, fix="Run: pip uninstall flash-attn   (it is not needed)")
     else:
         yield Finding("ok", "flash-attn", f"{version}, used only with flash_attn: fa2")

@@ -88,6 +88,11 @@ def version_of(package: str) -> str | None:
         return None
 
 
+def reply(told: Answers, *packages: str) -> Answers:
+    """Return the answer about the first of these packages that was told of; ``{"error": ...}`` where none was."""
+    return next((told[name] for name in packages if told.get(name)), {"error": told["end"] or "no answer"})
+
+
 @dataclass
 class Installation:
     """What the checks share: answers of torch and bitsandbytes, asked at once by programs of their own.

@@ -95,7 +95,7 @@ def find_card(name: str) -> Card:
 
     every = [card.name for card, _ in known_cards()]
     near = difflib.get_close_matches(name, every, n=6, cutoff=0.4) or every[:6]
-    fix = f"Give --vram GIB, or one of the {len(every)} cards in plan/cards.json, such as {', '.join(near)}"
+    fix = f"Give --vram GIB, or one of the {len(every)} cards in recipe/machine/cards.json, such as {', '.join(near)}"
     raise ChatTSError(f"{name!r} is not in the table of cards", where="--gpu", fix=fix)
 
 
