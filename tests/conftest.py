@@ -207,3 +207,24 @@ def rows():
     from llamafactory_chatts.data.synthesize.demo import generate
 
     return lambda n, seed=0: list(generate(n, seed, 32, 64))
+
+
+@pytest.fixture
+def kernel(tmp_path, monkeypatch):
+    """Return a function that puts files below proc and cgroup in the place of the kernel's; 60 of 64 GiB are free."""
+    import psutil
+
+    from llamafactory_chatts.recipe.machine import host_limits
+
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path / "kernel" / "proc"))
+    monkeypatch.setattr(host_limits, "CGROUP", str(tmp_path / "kernel" / "cgroup"))
+    memory = "MemTotal: 67108864 kB\nMemFree: 1048576 kB\nMemAvailable: 62914560 kB\nSwapTotal: 0 kB\nSwapFree: 0 kB\n"
+
+    def put(files: dict) -> None:
+        shutil.rmtree(tmp_path / "kernel", ignore_errors=True)
+        for name, text in {"proc/meminfo": memory, **files}.items():
+            path = tmp_path / "kernel" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(str(text))
+
+    return put

@@ -116,12 +116,12 @@ def _versions() -> dict[str, str]:
 
 def _installation(args: argparse.Namespace) -> int:
     from ..autoload import switched_off
-    from ..diagnose.environment.checks import Machine, check_environment
+    from ..diagnose.environment.checks import Installation, check_environment
     from ..recipe.finding import has_errors
 
-    machine = Machine(Path(args.output))
-    findings = check_environment(machine)
-    importable = "error" not in machine.torch.get("torch", {"error": ""})
+    installation = Installation(Path(args.output))
+    findings = check_environment(installation)
+    importable = "error" not in installation.torch.get("torch", {"error": ""})
     states = row_states() if importable and not switched_off() else []
     active = "llamafactory" in sys.modules and not switched_off()
     counts = {

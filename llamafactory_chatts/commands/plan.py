@@ -29,10 +29,16 @@ worked example, ChatTS-14B with 4-bit weights on a card of 11 GiB:
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..core.errors import ChatTSError
+
+
+if TYPE_CHECKING:
+    from ..plan.memory.estimate import Plan, Setting
+    from ..recipe.finding import Finding
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         return 1
 
 
-def _mistakes(path: str, settings: list[str], elsewhere: bool) -> list[Any]:
+def _mistakes(path: str, settings: list[str], elsewhere: bool) -> "list[Finding]":
     """Return the errors that ``lmf-chatts doctor`` finds in a recipe, without those about this machine only."""
     from ..recipe.reading import read_recipe
     from ..recipe.rules import check_recipe
@@ -82,7 +88,7 @@ def _mistakes(path: str, settings: list[str], elsewhere: bool) -> list[Any]:
     return [finding for finding in found if finding.level == "error"]
 
 
-def _plan(args: argparse.Namespace, mistakes: list[Any], elsewhere: bool) -> int:
+def _plan(args: argparse.Namespace, mistakes: "list[Finding]", elsewhere: bool) -> int:
     from ..plan.advice import advise
     from ..plan.memory.estimate import count, make_plan
     from ..plan.report import as_dict, as_text
@@ -100,17 +106,18 @@ def _plan(args: argparse.Namespace, mistakes: list[Any], elsewhere: bool) -> int
     speed = read_speed(args.speed) if args.speed is not None else None
     plan = make_plan(recipe, machine, count(recipe, _progress), speed)
     advice = advise(plan)
+    say: Callable[[str], object] = str if args.json else print
     if args.json:
-        printed: dict[str, Any] = {"errors": [finding.as_dict() for finding in mistakes], **as_dict(plan, advice)}
+        printed: dict[str, object] = {"errors": [finding.as_dict() for finding in mistakes], **as_dict(plan, advice)}
     else:
         print(as_text(plan, advice))
 
     changes, after = {}, None
     if args.rebalance is not None:
-        changes, after = _rebalance(plan, args.rebalance, args.json)
+        changes, after = _rebalance(plan, args.rebalance, say)
 
     if args.fix is not None:
-        changes, after = _fix(after or plan, changes, args)
+        changes, after = _fix(after or plan, changes, args, say)
         mistakes = _mistakes(args.fix, [], elsewhere)
 
     if args.json:
@@ -129,12 +136,7 @@ def _progress(rows: int) -> None:
         print(f"\r{rows:,} rows read", end="\r", file=sys.stderr, flush=True)
 
 
-def _say(quiet: bool, text: str) -> None:
-    if not quiet:
-        print(text)
-
-
-def _rebalance(plan: Any, factor: float, quiet: bool) -> tuple[dict[str, Any], Any]:
+def _rebalance(plan: "Plan", factor: float, say: Callable[[str], object]) -> "tuple[dict[str, Setting], Plan]":
     """Say what another split of the same rows does to memory; return it."""
     from ..core.memory import GIB
     from ..plan.memory.fit import rebalance
@@ -143,24 +145,27 @@ def _rebalance(plan: Any, factor: float, quiet: bool) -> tuple[dict[str, Any], A
     after = plan.changed(changes)
     before, now = plan.gpu.needed / GIB, after.gpu.needed / GIB
     batch, accumulation = changes["per_device_train_batch_size"], changes["gradient_accumulation_steps"]
-    _say(quiet, f"\nrebalance: {plan.steps.batch} x {plan.steps.accumulation} -> {batch} x {accumulation}")
-    _say(quiet, f"  rows per optimizer step stay {plan.steps.global_batch}")
-    _say(quiet, f"  GPU memory {before:.1f} -> {now:.1f} GiB needed")
+    say(f"\nrebalance: {plan.steps.batch} x {plan.steps.accumulation} -> {batch} x {accumulation}")
+    say(f"  rows per optimizer step stay {plan.steps.global_batch}")
+    say(f"  GPU memory {before:.1f} -> {now:.1f} GiB needed")
     if plan.recipe["tokens_per_batch"] is not None:
-        _say(quiet, "  with tokens_per_batch the split does not decide about memory: change tokens_per_batch instead")
+        say("  with tokens_per_batch the split does not decide about memory: change tokens_per_batch instead")
     elif now > before:
-        _say(quiet, "  memory grows this way; fewer rows in a pass and more accumulation lower it: --rebalance 0.5")
+        say("  memory grows this way; fewer rows in a pass and more accumulation lower it: --rebalance 0.5")
     elif now < before:
-        _say(quiet, "  fewer rows in a pass and more accumulation lower memory: this way; more rows raise it")
+        say("  fewer rows in a pass and more accumulation lower memory: this way; more rows raise it")
     else:
-        _say(quiet, "  the peak is not in a pass, so the split does not change it")
+        say("  the peak is not in a pass, so the split does not change it")
 
     return changes, after
 
 
-def _fix(plan: Any, changes: dict[str, Any], args: argparse.Namespace) -> tuple[dict, Any]:
+def _fix(
+    plan: "Plan", changes: "dict[str, Setting]", args: argparse.Namespace, say: Callable[[str], object]
+) -> "tuple[dict[str, Setting], Plan]":
     """Write a recipe that fits; return its changes and plan."""
     from ..core.memory import GIB
+    from ..plan.advice import word
     from ..plan.memory.fit import find_fit
     from ..recipe.edit import write_recipe
     from ..recipe.reading import read_recipe
@@ -173,16 +178,9 @@ def _fix(plan: Any, changes: dict[str, Any], args: argparse.Namespace) -> tuple[
     except OSError as error:
         raise ChatTSError(str(error), where=f"--fix {args.fix}", fix="Name a file in a folder of yours") from None
 
-    listed = ", ".join(f"{key}: {_word(original[key])} -> {_word(value)}" for key, value in changes.items())
-    _say(args.json, f"\n{written}: {listed or 'nothing to change, it fits'}")
-    card = fit.plan.machine.card.gib
-    _say(
-        args.json,
-        f"  needs {fit.plan.gpu.needed / GIB:.1f} of {card:.1f} GiB ({fit.plan.verdict}); "
-        f"{fit.plan.steps.global_batch} rows a step",
-    )
+    listed = ", ".join(f"{key}: {word(original[key])} -> {word(value)}" for key, value in changes.items())
+    say(f"\n{written}: {listed or 'nothing to change, it fits'}")
+    needed, card = fit.plan.gpu.needed / GIB, fit.plan.machine.card.gib
+    rows = fit.plan.steps.global_batch
+    say(f"  needs {needed:.1f} of {card:.1f} GiB ({fit.plan.verdict}); {rows} rows a step")
     return changes, fit.plan
-
-
-def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)

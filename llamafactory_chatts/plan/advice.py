@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..core.memory import GIB
-from .memory.estimate import Plan, judge
+from .memory.estimate import Plan, Setting
 from .memory.fit import LIGER_FROM, precision_changes, sibling
 
 
@@ -27,15 +26,16 @@ class Advice:
     level: str
     topic: str
     text: str
-    changes: dict[str, Any] = field(default_factory=dict)
+    changes: dict[str, Setting] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        settings = ", ".join(f"{key}: {_word(value)}" for key, value in self.changes.items())
+        settings = ", ".join(f"{key}: {word(value)}" for key, value in self.changes.items())
         return f"{self.text}. Set {settings}" if settings else self.text
 
 
-def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def word(value: Setting) -> str:
+    """Return a value as it stands in YAML."""
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 
 def advise(plan: Plan) -> list[Advice]:
@@ -55,11 +55,11 @@ def _errors(plan: Plan) -> Iterator[Advice]:
         text = f"{plan.machine.card.name} has no bf16"
         yield Advice("error", "precision", text, precision_changes(plan))
 
-    if plan.room is not None and plan.room < 0:
+    if plan.room and plan.room.left < 0:
         text = f"the peak needs {plan.gpu.needed / GIB:.2f} of {plan.machine.card.gib:.2f} GiB: see --fix"
         yield Advice("error", "memory", text)
 
-    if plan.host_room is not None and plan.host_room < 0:
+    if plan.host_room and plan.host_room.left < 0:
         text = f"host memory: {_gib(plan.host.total)} of {plan.machine.ram:.0f} GiB a node with {plan.host.launcher}"
         changes = sibling(recipe, "_unpinned") if plan.strategy.pinned else {}
         if changes:
@@ -106,9 +106,9 @@ def _method(plan: Plan) -> Iterator[Advice]:
 
 
 def _batch(plan: Plan) -> Iterator[Advice]:
-    recipe, room = plan.recipe, plan.room
+    recipe = plan.recipe
     batch, accumulation = recipe["per_device_train_batch_size"], recipe["gradient_accumulation_steps"]
-    if room is None or room < 0 or recipe.packing:
+    if plan.room is None or plan.room.left < 0 or recipe.packing:
         return
 
     if recipe["tokens_per_batch"] is None and recipe["stage"] == "sft" and accumulation > 1:
@@ -146,17 +146,13 @@ def _largest_budget(plan: Plan) -> int | None:
 
 
 def _smaller(plan: Plan) -> Iterator[Advice]:
-    if plan.room is not None and plan.room >= 0 and judge(plan.gpu.needed, plan.machine.card.gib * GIB) == "tight":
-        text = f"{_gib(plan.room)} left on a card is less than the estimate may be off; a desktop on it needs some too"
-        yield Advice("note", "memory", f"{text}. --fix makes room")
-
-    if (
-        plan.host_room is not None
-        and plan.host_room >= 0
-        and judge(plan.host.total, plan.machine.ram * GIB) == "tight"
+    less = "less than the estimate may be off"
+    for room, text in (
+        (plan.room, f"left on a card is {less}; a desktop on it needs some too. --fix makes room"),
+        (plan.host_room, f"of host memory left is {less}"),
     ):
-        text = f"{_gib(plan.host_room)} of host memory left is less than the estimate may be off"
-        yield Advice("note", "memory", text)
+        if room and room.left >= 0 and room.word == "tight":
+            yield Advice("note", "memory", f"{_gib(room.left)} {text}")
 
 
 def _data(plan: Plan) -> Iterator[Advice]:

@@ -14,13 +14,22 @@ from ..core.placeholders import check_placeholders
 from ..core.series import as_series, encode, num_patches
 from ..files.series_files import inside, read_series_file
 from ..recipe.reading import Recipe
+from ..rows.entries import FILE, local_file, read_entries
 from ..rows.layout import Conversation, Layout
 from ..rows.reading import SUFFIXES, UnreadableRow, read_rows
 from .prompt_tokens import Counter, system_text, turn_text
 
 
 TEXTS_AT_ONCE = 2048
+"""Rows whose texts are tokenised together."""
+
 SHOWN = 3
+"""Rows that cannot be used which are named."""
+
+COLUMNS = ("tokens", "labelled", "patches", "series")
+Cell = str | Sequence[str | Sequence[float] | np.ndarray] | Sequence[float] | None
+Texts = list[list[str]]
+"""Of each way to read a row (with two answers: two), the texts that the host tokenises one by one."""
 
 
 @dataclass
@@ -53,14 +62,13 @@ class Lengths:
 
     def pick(self, rows: np.ndarray) -> "Lengths":
         """Return the rows of these indices."""
-        picked = {key: getattr(self, key)[rows] for key in ("tokens", "labelled", "patches", "series")}
+        picked = {key: getattr(self, key)[rows] for key in COLUMNS}
         return Lengths(**picked, parts=self.parts, exact=self.exact, approximate=self.approximate)
 
     @classmethod
     def joined(cls, items: Sequence["Lengths"]) -> "Lengths":
         """Return the rows of several datasets, one behind the other."""
-        names = ("tokens", "labelled", "patches", "series")
-        arrays = {name: np.concatenate([getattr(item, name) for item in items]) for name in names}
+        arrays = {name: np.concatenate([getattr(item, name) for item in items]) for name in COLUMNS}
         return cls(
             **arrays,
             parts={name: rows for item in items for name, rows in item.parts.items()},
@@ -71,22 +79,18 @@ class Lengths:
         )
 
 
-def read_entry(recipe: Recipe, name: str) -> dict[str, Any]:
-    """Return the entry of a dataset in dataset_info.json.
+def read_entry(recipe: Recipe, name: str) -> tuple[dict[str, Any], list[Path]]:
+    """Return the entry of a dataset in dataset_info.json, and the files it names.
 
     Raises:
-        ChatTSError: no such file or entry, or data that is not in a file of this machine.
+        ChatTSError: no such file or entry, data that is not in a file of this machine, or of a kind that is not read.
     """
-    file = Path(str(recipe["dataset_dir"])) / "dataset_info.json"
-    try:
-        info = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ChatTSError(
-            f"it cannot be read ({error.strerror})", where=str(file), fix="Set dataset_dir to the folder that holds it"
-        ) from None
-    except ValueError:
-        raise ChatTSError("this is no JSON", where=str(file), fix="Mend it: lmf-chatts dataset-info check") from None
+    folder = Path(str(recipe["dataset_dir"]))
+    file = folder / FILE
+    if not file.exists():
+        raise ChatTSError("the file is missing", where=str(file), fix="Set dataset_dir to the folder that holds it")
 
+    info = read_entries(file)[1]
     if name not in info:
         raise ChatTSError(
             f"there is no entry {name!r}",
@@ -94,37 +98,27 @@ def read_entry(recipe: Recipe, name: str) -> dict[str, Any]:
             fix=f"Use one of: {', '.join(sorted(info)) or '(none)'}; or: lmf-chatts dataset-info add {name} FILE",
         )
 
-    entry = info[name]
-    if "file_name" not in entry:
+    path = local_file(info[name], folder)
+    if path is None:
         raise ChatTSError(
             "its data is not in a file here", where=f"{file}: {name}", fix="Download it and add it under file_name"
         )
 
-    return entry
-
-
-def files_of(recipe: Recipe, name: str, entry: dict[str, Any]) -> list[Path]:
-    """Return the files of a dataset.
-
-    Raises:
-        ChatTSError: not there, or of a kind that is not read.
-    """
-    path = Path(str(recipe["dataset_dir"])) / entry["file_name"]
     files = sorted(path.iterdir()) if path.is_dir() else [path]
-    for file in files:
-        if not file.is_file():
+    for one in files:
+        if not one.is_file():
             raise ChatTSError(
                 "the file does not exist",
-                where=str(file),
+                where=str(one),
                 fix=f"Put it there, or correct file_name of {name!r} in dataset_info.json",
             )
 
-        if file.suffix.lower() not in SUFFIXES:
+        if one.suffix.lower() not in SUFFIXES:
             raise ChatTSError(
-                "files of this kind are not planned for", where=str(file), fix=f"Write it as {' or '.join(SUFFIXES)}"
+                "files of this kind are not planned for", where=str(one), fix=f"Write it as {' or '.join(SUFFIXES)}"
             )
 
-    return files
+    return info[name], files
 
 
 class _Row:
@@ -134,7 +128,7 @@ class _Row:
         self.recipe, self.layout, self.patch_size = recipe, layout, patch_size
         self.media = str(recipe["media_dir"] or recipe["dataset_dir"])
 
-    def read(self, row: dict[str, Any]) -> tuple[list[list[str]], list[list[str]], int, int]:
+    def read(self, row: dict[str, Any]) -> tuple[Texts, Texts, int, int]:
         """Return prompt and answer elements of each way to read the row, its patches and its series."""
         named = self.layout.columns
         row = {**{column: None for column in named.values()}, **row}
@@ -149,44 +143,29 @@ class _Row:
         prompts, answers = self._elements(talk, tools, series)
         return prompts, answers, sum(num_patches(len(item), self.patch_size) for item in series), len(series)
 
-    def _series(self, cell: Any) -> list[np.ndarray]:
+    def _series(self, cell: Cell) -> list[np.ndarray]:
         if cell is None:
             return []
 
-        if isinstance(cell, str):
-            cell = [cell]
-
-        if len(cell) and not isinstance(cell[0], (list, tuple, str, np.ndarray)):
-            cell = [cell]  # one flat list is one series
+        if isinstance(cell, str) or (len(cell) and not isinstance(cell[0], (list, tuple, str, np.ndarray))):
+            cell = [cell]  # one path, or one flat list, is one series
 
         series = []
         for item in cell:
-            if isinstance(item, str):
-                series += read_series_file(inside(self.media, item))
-            else:
-                series.append(as_series(item))
+            series += read_series_file(inside(self.media, item)) if isinstance(item, str) else [as_series(item)]
 
         return series
 
-    def _elements(
-        self, talk: Conversation, tools: str, series: list[np.ndarray]
-    ) -> tuple[list[list[str]], list[list[str]]]:
+    def _elements(self, talk: Conversation, tools: str, series: list[np.ndarray]) -> tuple[Texts, Texts]:
         headers = iter([encode(item).header for item in series])
         system = system_text(talk.system, tools, self.recipe)
-        ways: tuple[list[list[str]], list[list[str]]] = ([], [])
-        shared = [system] if system else []
-        learned = []
+        shared, learned = [system] if system else [], []
         for turn in talk.turns:
             pieces = turn["content"].split(PLACEHOLDER)
             text = pieces[0] + "".join(next(headers) + TS_START + piece for piece in pieces[1:])
-            element = turn_text(turn["role"], text)
-            (learned if turn["role"] in ("assistant", "function") else shared).append(element)
+            (learned if turn["role"] in ("assistant", "function") else shared).append(turn_text(turn["role"], text))
 
-        for answer in talk.answers:
-            ways[0].append(shared)
-            ways[1].append([*learned, turn_text("assistant", answer)])
-
-        return ways
+        return [shared] * len(talk.answers), [[*learned, turn_text("assistant", one)] for one in talk.answers]
 
 
 def count_file(
@@ -203,8 +182,8 @@ def count_file(
         seen: called with the number of rows so far, now and then.
     """
     reader = _Row(recipe, layout, patch_size)
-    found: list[tuple[int, int, int, int]] = []
-    waiting: list[tuple] = []
+    counted: list[tuple[int, int, int, int]] = []
+    waiting: list[tuple[Texts, Texts, int, int]] = []
     unusable: list[str] = []
     bad = approximate = 0
     cache: dict[str, int] = {}  # the system prompt and other texts that stand in most rows
@@ -212,26 +191,20 @@ def count_file(
     def count() -> None:
         texts = {text for prompts, answers, *_ in waiting for way in (*prompts, *answers) for text in way}
         fresh = [text for text in texts if text not in cache]
-        sizes = dict(zip(fresh, counter(fresh), strict=True)) if fresh else {}
+        sizes = {**cache, **dict(zip(fresh, counter(fresh) if fresh else ()))}
         for prompts, answers, patches, series in waiting:
-            pairs = [
-                (sum(cache.get(t) or sizes[t] for t in p), sum(cache.get(t) or sizes[t] for t in a), a)
-                for p, a in zip(prompts, answers, strict=True)
-            ]
-            longest = max(pairs, key=lambda pair: pair[0] + pair[1])
-            extra = patches - series  # the texts hold <ts> once per series
-            labelled = longest[1]
+            ways = [(sum(sizes[text] for text in p), [sizes[text] for text in a]) for p, a in zip(prompts, answers)]
+            prompt, answer = max(ways, key=lambda way: way[0] + sum(way[1]))
+            labelled = sum(answer)
             if recipe["mask_history"]:
-                last = longest[2][-1]
-                labelled = cache.get(last) or sizes[last]
+                labelled = answer[-1]
             elif recipe["train_on_prompt"]:
-                labelled = longest[0] + longest[1] - series - 1  # all but the patches; the first is never predicted
+                labelled += prompt - series - 1  # all but the patches; the first is never predicted
 
-            found.append((longest[0] + longest[1] + extra, labelled, patches, series))
+            counted.append((prompt + sum(answer) + patches - series, labelled, patches, series))  # one <ts> a series
 
-        if waiting:
-            first = waiting[0][0][0][:1]
-            cache.update({text: sizes[text] for text in first if text in sizes and len(cache) < 1000})
+        if waiting and len(cache) < 1000:
+            cache.update({text: sizes[text] for text in waiting[0][0][0][:1]})
 
         waiting.clear()
 
@@ -250,14 +223,14 @@ def count_file(
 
         if len(waiting) >= TEXTS_AT_ONCE:
             count()
-            seen(len(found))
+            seen(len(counted))
 
     count()
-    columns = np.array(found, dtype=np.int64).reshape(-1, 4).T
+    columns = np.array(counted, dtype=np.int64).reshape(-1, 4).T
     return Lengths(*columns, unusable=unusable, unusable_total=bad, approximate=approximate)
 
 
-def _keys(row: Any, layout: Layout) -> Iterator[str]:
+def _keys(row: object, layout: Layout) -> Iterator[str]:
     """Yield the keys of a row's turns in OpenAI's form."""
     if layout.formatting == "openai" and isinstance(row, dict):
         for turn in row.get(layout.columns.get("messages", ""), []) or []:
@@ -279,9 +252,8 @@ def count_datasets(
 
     counted, before = [], 0
     for name in names:
-        entry = read_entry(recipe, name)
+        entry, files = read_entry(recipe, name)
         layout = Layout.of_entry(entry)
-        files = files_of(recipe, name, entry)
         parts = [
             count_file(file, recipe, layout, patch_size, counter, lambda rows, done=before: seen(done + rows))
             for file in files

@@ -1,19 +1,24 @@
 """How many tokens the host makes of a conversation, with the base's tokenizer and template ``chatts``.
 
 ``tokenizers`` alone does it in milliseconds; transformers would import torch first. It is asked only where a recipe
-changes the tokenizer.
+changes the tokenizer, or its tokenizer.json is missing or has not all tokens.
 """
 
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..core.contract import DEFAULT_SYSTEM, TS_START
-from ..core.errors import ChatTSError
+from ..core.errors import ChatTSError, shorten
+from ..recipe.context import read_json
 from ..recipe.reading import Recipe
+
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 USER = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
@@ -79,82 +84,57 @@ def load_counter(folder: Path | None, recipe: Recipe) -> tuple[Counter, bool]:
     if folder is None:
         return lambda texts: [guess_tokens(text) for text in texts], False
 
-    if any(recipe[key] for key in CHANGED_BY):
+    tokenizer = None if any(recipe[key] for key in CHANGED_BY) else _read_tokenizer(folder)
+    if tokenizer is None:
         return _with_transformers(folder, recipe), True
 
-    tokenizer = _read_tokenizer(folder)
-    if tokenizer.token_to_id(TS_START) is None:
+    _check(tokenizer.token_to_id(TS_START), folder)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+    def count(texts: Sequence[str]) -> list[int]:
+        return [len(ids) for ids in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    return count, True
+
+
+def _check(token: int | None, folder: Path) -> None:
+    if token is None:
         raise ChatTSError(
             f"the tokenizer does not know {TS_START}",
             where=str(folder),
             fix="Use the tokenizer files of the ChatTS checkpoint, or build a base with lmf-chatts init-base",
         )
 
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
-    def count(texts: Sequence[str]) -> list[int]:
-        return [len(found) for found in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+def _read_tokenizer(folder: Path) -> "Tokenizer | None":
+    """Return the tokenizer of tokenizer.json; None without one that has all tokens of tokenizer_config.json."""
+    from tokenizers import Tokenizer
 
-    return count, True
+    whole = folder / "tokenizer.json"
+    if not whole.is_file():
+        return None
 
-
-def _read_tokenizer(folder: Path) -> Any:
-    from tokenizers import AddedToken, Tokenizer
-
-    whole, parts = folder / "tokenizer.json", (folder / "vocab.json", folder / "merges.txt")
-    if whole.is_file():
-        tokenizer = Tokenizer.from_file(str(whole))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-    elif all(part.is_file() for part in parts):
-        tokenizer = _qwen(*parts)
-    else:
-        raise ChatTSError("there is no tokenizer.json", where=str(folder), fix="Use a complete ChatTS checkpoint")
-
-    for token, settings in _added_tokens(folder):
-        if tokenizer.token_to_id(token) is None:
-            tokenizer.add_special_tokens([AddedToken(token, normalized=False, **settings)])
-
-    return tokenizer
-
-
-def _qwen(vocab: Path, merges: Path) -> Any:
-    """Return Qwen's byte-level BPE as transformers 5 builds it from the two files."""
-    from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
-    from tokenizers.models import BPE
-
-    split = (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
-    tokenizer = Tokenizer(BPE.from_file(str(vocab), str(merges)))
-    tokenizer.normalizer = normalizers.NFC()
-    cut = pre_tokenizers.Split(Regex(split), behavior="isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    return tokenizer
-
-
-def _added_tokens(folder: Path) -> Iterable[tuple[str, dict[str, bool]]]:
-    """Yield the tokens that tokenizer_config.json adds, in the order of their ids."""
-    try:
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return
-
-    listed = config.get("added_tokens_decoder") or {}
-    for _, entry in sorted(listed.items(), key=lambda item: int(item[0])):
-        yield entry["content"], {key: bool(entry.get(key)) for key in ("lstrip", "rstrip", "single_word")}
+    tokenizer = Tokenizer.from_file(str(whole))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    added = (read_json(folder / "tokenizer_config.json") or {}).get("added_tokens_decoder") or {}
+    return tokenizer if all(tokenizer.token_to_id(one["content"]) is not None for one in added.values()) else None
 
 
 def _with_transformers(folder: Path, recipe: Recipe) -> Counter:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, split_special_tokens=recipe["split_special_tokens"])
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, split_special_tokens=recipe["split_special_tokens"])
+    except (OSError, ValueError) as error:
+        what = f"there is no readable tokenizer ({shorten(error)})"
+        raise ChatTSError(what, where=str(folder), fix="Use a complete ChatTS checkpoint") from None
+
     for key, special in (("add_tokens", False), ("add_special_tokens", True)):
         if recipe.names(key):
             tokenizer.add_tokens(recipe.names(key), special_tokens=special)
+
+    _check(tokenizer.get_vocab().get(TS_START), folder)
 
     def count(texts: Sequence[str]) -> list[int]:
         return [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]

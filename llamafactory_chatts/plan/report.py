@@ -1,17 +1,23 @@
 """A plan for people (text for a terminal) and for programs (a dict)."""
 
 import sys
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
 
 from ..core.memory import GIB
 from .advice import Advice
-from .memory.estimate import ERROR, Plan, judge
+from .memory.estimate import ERROR, Plan, Room
 
 
 BARS, WIDTH = 12, 40
 """Lines of the histogram, and its longest bar."""
+
+ENDLESS = 10**5
+"""Characters of a line: none is folded, since the report goes into files and through ``grep``, too."""
 
 
 def _count(number: float) -> str:
@@ -27,8 +33,28 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def histogram(tokens: np.ndarray, limit: int, block: str = "#") -> list[str]:
-    """Return the lengths of rows as bars, one line each; lines above ``limit`` are marked.
+def _table(rows: Iterable[tuple[str, ...]], right: tuple[int, ...] = (), width: int = 0, indent: int = 2) -> Padding:
+    """Return rows as a table without lines.
+
+    Args:
+        rows: cells, the same number in each.
+        right: columns of numbers.
+        width: characters of the first column at least.
+        indent: blanks before each row.
+    """
+    rows, table = list(rows), Table.grid(padding=(0, 3, 0, 0))
+    for column in range(len(rows[0])):
+        justify = "right" if column in right else "left"
+        table.add_column(justify=justify, no_wrap=True, min_width=0 if column else width)
+
+    for row in rows:
+        table.add_row(*row)
+
+    return Padding(table, (0, 0, 0, indent))
+
+
+def histogram(tokens: np.ndarray, limit: int, block: str = "#") -> Padding:
+    """Return the lengths of rows as bars; lines above ``limit`` are marked.
 
     Args:
         tokens: of each row.
@@ -39,17 +65,16 @@ def histogram(tokens: np.ndarray, limit: int, block: str = "#") -> list[str]:
     step = max(1, -(-(high - low + 1) // BARS))
     edges = np.arange(low, high + step + 1, step)
     counts, _ = np.histogram(tokens, bins=edges)
-    most, wide = counts.max(), len(str(high + step))
-    lines = []
+    most, rows = counts.max(), []
     for start, number in zip(edges, counts):
         bar = block * (max(1, round(WIDTH * number / most)) if number else 0)
-        mark = "  over cutoff_len" if start > limit else ""
-        lines.append(f"  {start:>{wide}} to {start + step - 1:>{wide}}  {bar:<{WIDTH}} {_count(number)}{mark}")
+        mark = "over cutoff_len" if start > limit else ""
+        rows.append((f"{start} to {start + step - 1}", bar, _count(number), mark))
 
-    return lines
+    return _table(rows, right=(0, 2))
 
 
-def as_dict(plan: Plan, advice: list[Advice]) -> dict[str, Any]:
+def as_dict(plan: Plan, advice: list[Advice]) -> dict[str, object]:
     """Return a plan as plain values; memory in GiB, time in seconds."""
     rows, steps, gpu, host = plan.rows, plan.steps, plan.gpu, plan.host
     tokens = rows.rows.tokens
@@ -121,11 +146,20 @@ def as_dict(plan: Plan, advice: list[Advice]) -> dict[str, Any]:
 
 def as_text(plan: Plan, advice: list[Advice]) -> str:
     """Return a plan as lines for a terminal."""
-    sections = [_head(plan), _rows(plan), _steps(plan), _gpu(plan), _host(plan), _time(plan), _advice(advice)]
-    return "\n".join("\n".join(lines) for lines in sections if lines)
+    screen = Console(width=ENDLESS, color_system=None, highlight=False, markup=False, emoji=False)
+    with screen.capture() as captured:
+        for part in (*_head(plan), *_rows(plan), *_steps(plan), *_gpu(plan), *_host(plan), *_rest(plan, advice)):
+            screen.print(part)
+
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
-def _head(plan: Plan) -> list[str]:
+def _fields(name: str, *lines: str) -> Padding:
+    """Return lines with a name in front of the first."""
+    return _table([("" if index else name, line) for index, line in enumerate(lines)], width=6, indent=0)
+
+
+def _head(plan: Plan) -> list[str | Padding]:
     recipe = plan.recipe
     method = f"{recipe['finetuning_type']}"
     method += f", {recipe['quantization_bit']}-bit weights" if recipe["quantization_bit"] else ""
@@ -136,102 +170,96 @@ def _head(plan: Plan) -> list[str]:
     ]
 
 
-def _rows(plan: Plan) -> list[str]:
+def _rows(plan: Plan) -> list[str | Padding]:
     rows, recipe = plan.rows, plan.recipe
     tokens = rows.rows.tokens
     parts = ", ".join(f"{name} {_count(number)}" for name, number in rows.rows.parts.items())
-    lines = ["", f"rows     {_count(len(rows.rows))} ({parts})"]
-    notes = [f"{_count(rows.validation)} kept for evaluation"] if rows.validation else []
-    notes.append(f"{_count(rows.overlong)} over cutoff_len {recipe['cutoff_len']}")
-    lines.append(f"         {', '.join(notes)}; trained on {_count(len(rows.samples))}")
-    if rows.packs is not None:
-        lines[-1] += f", packed into {_count(len(rows.packs))}"
-
+    held = f"{_count(rows.validation)} kept for evaluation, " if rows.validation else ""
+    packed = f", packed into {_count(len(rows.packs))}" if rows.packs is not None else ""
+    over = f"{_count(rows.overlong)} over cutoff_len {recipe['cutoff_len']}"
+    lines = [
+        f"{_count(len(rows.rows))} ({parts})",
+        f"{held}{over}; trained on {_count(len(rows.samples))}{packed}",
+    ]
     if rows.rows.unusable_total:
-        lines.append(f"         {rows.rows.unusable_total} cannot be used:")
-        lines += [f"           {text}" for text in rows.rows.unusable]
+        lines.append(f"{rows.rows.unusable_total} cannot be used:")
+        lines += [f"  {text}" for text in rows.rows.unusable]
 
     patches = rows.rows.patches.sum() / max(tokens.sum(), 1)
-    lines.append(
-        f"tokens   {_count(tokens.min())} to {_count(tokens.max())} a row, mean {_count(tokens.mean())}, "
+    lengths = [
+        f"{_count(tokens.min())} to {_count(tokens.max())} a row, mean {_count(tokens.mean())}, "
         f"median {_count(np.median(tokens))}; {patches:.0%} are patches of series"
-    )
+    ]
     if not rows.rows.exact:
-        lines.append(
-            "         estimated: the base is not on this machine, so there is no tokenizer (series are exact)"
-        )
+        lengths.append("estimated: the base is not on this machine, so there is no tokenizer (series are exact)")
 
     if rows.rows.approximate:
-        lines.append(f"         estimated for {rows.rows.approximate} rows with tool calls")
+        lengths.append(f"estimated for {rows.rows.approximate} rows with tool calls")
 
     utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
-    return lines + histogram(tokens, recipe.limit, "█" if utf8 else "#")
+    bars = histogram(tokens, recipe.limit, "█" if utf8 else "#")
+    return ["", _fields("rows", *lines), _fields("tokens", *lengths), bars]
 
 
-def _steps(plan: Plan) -> list[str]:
+def _steps(plan: Plan) -> list[str | Padding]:
     steps, recipe = plan.steps, plan.recipe
     why = "max_steps" if steps.by_max_steps else f"{recipe['num_train_epochs']:g} epochs"
-    lines = ["", f"steps    {_count(steps.total)} ({why}; {_count(steps.per_epoch)} an epoch)"]
     rows = "packed rows" if plan.rows.packs is not None else "rows"
     text = f"{steps.global_batch} {rows} each = {steps.batch} x {steps.accumulation} accumulated"
     text += f" x {steps.world} processes" if steps.world > 1 else ""
     if recipe["tokens_per_batch"] is not None:
         text += f", in about {plan.passes:.1f} passes of up to {recipe['tokens_per_batch']} tokens"
 
-    lines.append(f"         {text}")
+    lines = [f"{_count(steps.total)} ({why}; {_count(steps.per_epoch)} an epoch)", text]
     if steps.last != steps.global_batch:
-        lines.append(f"         the last step of an epoch: {steps.last}")
+        lines.append(f"the last step of an epoch: {steps.last}")
 
-    return lines
+    return ["", _fields("steps", *lines)]
 
 
-def _gpu(plan: Plan) -> list[str]:
+def _memory(parts: Iterable[tuple[str, float, str]]) -> Padding:
+    """Return a table of (name, bytes, note)."""
+    return _table([(name, f"{size / GIB:.2f} GiB", note) for name, size, note in parts], right=(1,), width=21)
+
+
+def _gpu(plan: Plan) -> list[str | Padding]:
     gpu = plan.gpu
-    lines = [
-        "",
-        f"GPU memory, one card, at the peak ({gpu.moment}; largest pass {_count(plan.largest.tokens)} tokens)",
+    other = {name: f"({size / GIB:.2f} at another moment)" for name, size in gpu.elsewhere.items() if size}
+    parts = [
+        (name, size, other.get(name, "")) for name, size in gpu.parts.items() if size >= GIB / 200 or name in other
     ]
-    for name, size in gpu.parts.items():
-        more = gpu.elsewhere.get(name)
-        if size >= GIB / 200 or more:
-            note = f"   ({more / GIB:.2f} at another moment)" if more else ""
-            lines.append(f"  {name:<24}{size / GIB:>8.2f} GiB{note}")
-
-    lines.append(f"  {'PyTorch, reserved':<24}{gpu.peak / GIB:>8.2f} GiB")
-    lines.append(f"  {'CUDA beside PyTorch':<24}{gpu.outside / GIB:>8.2f} GiB")
-    card = plan.machine.card
-    verdict = "" if card is None else _verdict(gpu.needed, card.gib, f"{card.gib:.2f}")
-    lines.append(f"  {'needed':<24}{gpu.needed / GIB:>8.2f} GiB{verdict}")
-    return lines
+    parts += [("PyTorch, reserved", gpu.peak, ""), ("CUDA beside PyTorch", gpu.outside, "")]
+    title = f"GPU memory, one card, at the peak ({gpu.moment}; largest pass {_count(plan.largest.tokens)} tokens)"
+    return ["", title, _memory([*parts, ("needed", gpu.needed, _verdict(plan.room, 2))])]
 
 
-def _verdict(needed: float, there: float, shown: str) -> str:
-    """Return the verdict with the room that is left (or missing) and how far the estimate may be off, in GiB."""
-    word, room = judge(needed, there * GIB), there - needed / GIB
-    text = f"   of {shown}: {word}, " + (f"{room:.1f} left" if room >= 0 else f"{-room:.1f} too much")
-    return text + (f" (the estimate may be {ERROR:.0%} off: {ERROR * needed / GIB:.1f})" if word == "tight" else "")
+def _verdict(room: Room | None, decimals: int) -> str:
+    """Return the verdict with what is left (or missing) and how far the estimate may be off, in GiB."""
+    if room is None:
+        return ""
+
+    left, off = room.left / GIB, f" (the estimate may be {ERROR:.0%} off: {ERROR * room.needed / GIB:.1f})"
+    text = f"of {room.there / GIB:.{decimals}f}: {room.word}, "
+    text += f"{left:.1f} left" if left >= 0 else f"{-left:.1f} too much"
+    return text + (off if room.word == "tight" else "")
 
 
-def _host(plan: Plan) -> list[str]:
-    host, ram = plan.host, plan.machine.ram
-    lines = ["", f"host memory of a node while loading and training ({host.launcher})"]
-    lines += [f"  {name:<24}{size / GIB:>8.2f} GiB" for name, size in host.parts.items() if size >= GIB / 200]
-    verdict = "" if ram is None else _verdict(host.total, ram, f"{ram:.0f}")
-    lines.append(f"  {'needed':<24}{host.total / GIB:>8.2f} GiB{verdict}")
-    return lines
+def _host(plan: Plan) -> list[str | Padding]:
+    host = plan.host
+    parts = [(name, size, "") for name, size in host.parts.items() if size >= GIB / 200]
+    title = f"host memory of a node while loading and training ({host.launcher})"
+    return ["", title, _memory([*parts, ("needed", host.total, _verdict(plan.host_room, 0))])]
 
 
-def _time(plan: Plan) -> list[str]:
-    if plan.time is None:
-        return ["", "time     not estimated: give --gpu, or a measured --speed"]
+def _rest(plan: Plan, advice: list[Advice]) -> list[str | Padding]:
+    """Return time and advice."""
+    text = "not estimated: give --gpu, or a measured --speed"
+    if plan.time is not None:
+        text = f"{duration(plan.time.seconds)} at {plan.time.samples_per_second:.2g} rows/s ({plan.time.source})"
 
-    speed = plan.time.samples_per_second
-    return ["", f"time     {duration(plan.time.seconds)} at {speed:.2g} rows/s ({plan.time.source})"]
-
-
-def _advice(advice: list[Advice]) -> list[str]:
+    parts = ["", _fields("time", text), ""]
     if not advice:
-        return ["", "advice   none: nothing stands out"]
+        return [*parts, _fields("advice", "none: nothing stands out")]
 
     marks = {"error": "ERROR", "change": "better", "note": "note"}
-    return ["", "advice", *(f"  {marks[item.level]:<7} {item}" for item in advice)]
+    return [*parts, "advice", _table([(marks[item.level], str(item)) for item in advice])]

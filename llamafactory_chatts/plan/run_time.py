@@ -1,11 +1,11 @@
 """How long a run takes: from a measured speed, or estimated from the operations it needs and the card's data sheet."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import ChatTSError
+from ..recipe.context import read_json
 from ..recipe.machine.planned import Machine
 from ..recipe.reading import Recipe
 from .memory.base_model import BaseModel
@@ -61,10 +61,9 @@ def read_speed(text: str) -> float:
 
 def _speed_of_run(folder: Path) -> float:
     for name in ("train_results.json", "all_results.json"):
-        try:
-            return float(json.loads((folder / name).read_text())["train_samples_per_second"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+        speed = (read_json(folder / name) or {}).get("train_samples_per_second")
+        if isinstance(speed, (int, float)):
+            return speed
 
     raise ChatTSError(
         "there is no train_results.json with a speed", where=f"--speed {folder}", fix="Give samples a second instead"

@@ -1,13 +1,12 @@
 """How a run is spread over processes: DDP, what its DeepSpeed file says, or FSDP by `accelerate launch`."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from ..core.errors import ChatTSError
+from ..recipe.context import Context
 from ..recipe.reading import Recipe
 
 
@@ -41,6 +40,7 @@ class Strategy:
 
     @property
     def name(self) -> str:
+        """What a person calls it: ``DDP``, ``FSDP``, or DeepSpeed with its stage and what it offloads."""
         if self.fsdp:
             return "FSDP"
 
@@ -53,7 +53,7 @@ class Strategy:
         return f"DeepSpeed ZeRO-{self.stage}" + (f", {' and '.join(offloaded)} in host memory" if offloaded else "")
 
 
-def _number(value: Any, default: int) -> int:
+def _number(value: object, default: int) -> int:
     return int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else default
 
 
@@ -91,33 +91,24 @@ def read_strategy(recipe: Recipe, fsdp: bool = False) -> Strategy:
     Raises:
         ChatTSError: not there, or no JSON object; DeepSpeed and FSDP together.
     """
-    named = recipe["deepspeed"]
-    if named and fsdp:
+    if recipe["deepspeed"] and fsdp:
         fix = "Remove deepspeed from the recipe, or start it with torchrun"
         raise ChatTSError("FSDP and DeepSpeed exclude each other", where=f"{recipe.path}: deepspeed", fix=fix)
 
-    if not named:
+    context = Context(recipe)
+    config = context.deepspeed
+    if config is None:
         return Strategy(fsdp=fsdp)
 
-    if isinstance(named, dict):
-        config = named
-    else:
-        try:
-            config = json.loads(Path(str(named)).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ChatTSError(
-                f"the DeepSpeed file cannot be read ({error.strerror})",
-                where=f"{recipe.path}: deepspeed",
-                fix="Name a file that is there, as in examples/deepspeed",
-            ) from None
-        except ValueError:
-            raise ChatTSError("this is no JSON", where=str(named), fix="Mend the DeepSpeed file") from None
+    if not config:
+        what, fix = "the DeepSpeed file is missing, empty or no JSON object", "Name one as those in examples/deepspeed"
+        raise ChatTSError(what, where=f"{recipe.path}: deepspeed", fix=fix)
 
-    zero = config.get("zero_optimization", {}) if isinstance(config, dict) else {}
+    zero = config.get("zero_optimization") or {}
     device = {key: (zero.get(key) or {}).get("device", "none") for key in ("offload_optimizer", "offload_param")}
     pinned = (zero.get("offload_param") or {}).get("pin_memory", False)
     return Strategy(
-        stage=_number(zero.get("stage"), 0),
+        stage=context.zero_stage,
         offload_optimizer=device["offload_optimizer"] != "none",
         offload_param=device["offload_param"] != "none",
         pinned=pinned is True,

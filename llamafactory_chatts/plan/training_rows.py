@@ -11,6 +11,7 @@ import numpy as np
 from ..core.contract import MAX_OVERLONG_SHARE
 from ..core.errors import ChatTSError
 from ..recipe.reading import Recipe
+from ..rows.val_size import check_val_size
 from .lengths import Lengths
 
 
@@ -156,17 +157,11 @@ def _interleaved(sizes: list[int], recipe: Recipe) -> np.ndarray:
 def _split(total: int, recipe: Recipe) -> tuple[np.ndarray, int]:
     """Return the rows of the training part in their order, and the number of the others."""
     size = recipe["val_size"]
+    check_val_size(size, total)
     if size <= 1e-6:
         return np.arange(total), 0
 
     held = int(size) if size > 1 else math.ceil(size * total)
-    if not 0 < held < total or size == 1:
-        raise ChatTSError(
-            f"{size:g} of {total} rows leave nothing to train on or to evaluate",
-            where=f"{recipe.path}: val_size",
-            fix="Write a share as 0.1, or a number of rows",
-        )
-
     order = np.random.default_rng(recipe["seed"]).permutation(total)  # as datasets.train_test_split
     return order[held:total], held
 

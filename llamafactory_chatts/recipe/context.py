@@ -105,7 +105,10 @@ class Context:
     @functools.cached_property
     def cards(self) -> tuple[gpus.Gpu, ...]:
         """The cards this training would use; () without a card, with ``use_cpu``, and where they are not known."""
-        return () if self.on("use_cpu") or self.elsewhere else gpus.visible(gpus.gpus(2.0 if self.at_start else 10.0))
+        if self.on("use_cpu") or self.elsewhere:
+            return ()
+
+        return gpus.visible(gpus.driver(5.0 if self.at_start else 10.0))
 
     @functools.cached_property
     def processes(self) -> int:

@@ -73,8 +73,8 @@ class TestInstallation:
     def found(self, monkeypatch):
         """Return a list: the findings of the environment, asked without probes."""
         findings = [Finding("ok", "python", "3.11")]
-        monkeypatch.setattr(environment, "check_environment", lambda machine: findings)
-        monkeypatch.setattr(environment.Machine, "torch", {"torch": {}, "end": ""})
+        monkeypatch.setattr(environment, "check_environment", lambda installation: findings)
+        monkeypatch.setattr(environment.Installation, "torch", {"torch": {}, "end": ""})
         return findings
 
     def test_findings_rows_and_totals(self, found, capsys):

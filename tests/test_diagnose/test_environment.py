@@ -15,8 +15,8 @@ from llamafactory_chatts.diagnose.environment import checks as environment
 from llamafactory_chatts.diagnose.environment import machine as environment_machine
 from llamafactory_chatts.diagnose.environment import packages as environment_packages
 from llamafactory_chatts.diagnose.environment import probes
-from llamafactory_chatts.diagnose.environment.checks import CHECKS, Machine, check_environment
-from llamafactory_chatts.recipe.machine import gpus, host_limits
+from llamafactory_chatts.diagnose.environment.checks import CHECKS, Installation, check_environment
+from llamafactory_chatts.recipe.machine import asking, gpus
 
 
 ROOT = Path(__file__).parents[2]
@@ -28,10 +28,10 @@ CARD = gpus.Gpu(0, "GPU-aa", "NVIDIA GeForce RTX 2080 Ti", "550.54", 11264, 1101
 
 @pytest.fixture
 def machine(tmp_path):
-    """Return a function: a machine whose probes answered as told."""
+    """Return a function: an installation whose probes answered as told."""
 
     def make(torch=None, quantise=None, **companions):
-        made = Machine(tmp_path)
+        made = Installation(tmp_path)
         made.__dict__["torch"] = {"torch": torch or TORCH, "end": "", **companions}
         made.__dict__["quantise"] = quantise or FINE
         return made
@@ -64,9 +64,7 @@ def installed(monkeypatch):
 @pytest.fixture
 def cards(monkeypatch):
     def put(*found, others=()):
-        monkeypatch.setattr(gpus, "gpus", lambda *args: found)
-        monkeypatch.setattr(environment_packages, "gpus", lambda *args: found)
-        monkeypatch.setattr(gpus, "processes", lambda *args: list(others))
+        monkeypatch.setattr(gpus, "driver", lambda *args: gpus.Driver(found, processes=tuple(others)))
 
     put()
     return put
@@ -174,7 +172,7 @@ class TestPackages:
 class TestProbes:
     def test_quantising_here(self, machine, cards):
         """For real, on the device there is."""
-        made = machine(quantise=probes.ask(probes.QUANTISE))
+        made = Installation()
         (finding,) = environment_packages.bitsandbytes(made)
         assert finding.level == "ok", finding.what
         answer = made.quantise["bitsandbytes"]
@@ -196,7 +194,7 @@ class TestProbes:
         (tmp_path / "torch").mkdir()
         (tmp_path / "torch/__init__.py").write_text(source)
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-        made = Machine(tmp_path)
+        made = Installation(tmp_path)
         (finding,) = environment_packages.torch_family(made)
         assert (finding.level, finding.subject) == ("error", "torch") and words in finding.what
         assert "--force-reinstall" in finding.fix
@@ -206,38 +204,23 @@ class TestProbes:
         (tmp_path / "deepspeed.py").write_text("raise ModuleNotFoundError(\"No module named 'distutils'\")")
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
         installed(deepspeed="0.18.9", torchvision=None, torchaudio=None, flash_attn=None)
-        (finding,) = environment_packages.deepspeed(Machine(tmp_path))
+        (finding,) = environment_packages.deepspeed(Installation(tmp_path))
         assert (finding.level, finding.fix) == ("error", "Run: pip install setuptools")
 
     def test_what_was_said_before_a_crash_is_kept(self):
-        answers = probes.ask(probes._SAY + "say('first', 1)\nimport os; os.abort()")
+        answers = asking.answers(asking.start("-c", probes._SAY + "say('first', 1)\nimport os; os.abort()"), 60)
         assert answers["first"] == 1 and answers["end"].startswith("ended by SIGABRT")
 
     def test_no_answer_in_time(self):
-        assert probes.ask("import time; time.sleep(60)", seconds=0.5)["end"] == "no answer in 0.5 s"
+        started = asking.start("-c", "import time; time.sleep(60)")
+        assert asking.answers(started, 0.5)["end"] == "no answer in 0.5 s" and started.returncode == -9
 
 
 class TestCards:
-    def test_nvidia_smi_is_read(self, tmp_path, monkeypatch):
-        tool = tmp_path / "nvidia-smi"
-        tool.write_text(
-            "#!/bin/sh\ncase $1 in\n"
-            "--query-gpu*) echo '0, GPU-aa, NVIDIA GeForce RTX 2080 Ti, 550.54, 11264, 11011, 7.5' ;;\n"
-            "--query-compute-apps*) echo 'GPU-aa, 4711, python, 8000' ;;\nesac\n"
-        )
-        tool.chmod(0o755)
-        monkeypatch.setattr(gpus.shutil, "which", lambda name: str(tool))
-        gpus.gpus.cache_clear()
-        try:
-            assert gpus.gpus() == (CARD,) and not CARD.has_bf16
-            assert gpus.processes() == [("GPU-aa", 4711, "python", 8000)]
-        finally:
-            gpus.gpus.cache_clear()
-
     @pytest.mark.parametrize("setting, left", [("", []), ("1", [1]), ("1,0", [1, 0]), ("7,0", []), ("GPU-b", [1])])
     def test_visible_devices(self, setting, left):
         both = (CARD, gpus.Gpu(1, "GPU-bb", "x", "1", 1, 1, (9, 0)))
-        assert [card.index for card in gpus.visible(both, setting)] == left
+        assert [card.index for card in gpus.visible(gpus.Driver(both), setting)] == left
 
     def test_none(self, machine, cards):
         (finding,) = environment_machine.gpu(machine({**TORCH, "available": False}))
@@ -245,7 +228,7 @@ class TestCards:
 
     def test_a_free_and_a_busy_card(self, machine, cards):
         busy = gpus.Gpu(1, "GPU-bb", "RTX 3090", "550.54", 24576, 3000, (8, 6))
-        cards(CARD, busy, others=[("GPU-bb", 4711, "python", 20000)])
+        cards(CARD, busy, others=[gpus.Process("GPU-bb", 4711, "python", 20000)])
         first, second = environment_machine.gpu(machine())
         assert first.level == "ok" and "no bf16" in first.what
         assert second.level == "warning" and "pid 4711" in second.what and "CUDA_VISIBLE_DEVICES=0" in second.fix
@@ -284,17 +267,15 @@ class TestCards:
 
 
 class TestMachine:
-    def test_memory_and_limit(self, machine, monkeypatch):
-        files = {
-            "/proc/meminfo": "MemTotal: 67108864 kB\nMemAvailable: 60000000 kB\nSwapFree: 0 kB\n",
-            "/proc/self/cgroup": "0::/\n",
-            "/sys/fs/cgroup/memory.max": f"{8 * 2**30}\n",
-            "/sys/fs/cgroup/memory.current": f"{2**30}\n",
-            "/sys/fs/cgroup/memory.events": "low 0\noom 2\noom_kill 2\noom_group_kill 0\n",
-        }
-        for module in (host_limits, environment_machine):
-            monkeypatch.setattr(module, "read", lambda path: files.get(str(path), ""))
-
+    def test_memory_and_limit(self, machine, kernel):
+        kernel(
+            {
+                "proc/meminfo": "MemTotal: 67108864 kB\nMemFree: 0 kB\nMemAvailable: 60000000 kB\nSwapFree: 0 kB\n",
+                "cgroup/memory.max": f"{8 * 2**30}\n",
+                "cgroup/memory.current": f"{2**30}\n",
+                "cgroup/memory.events": "low 0\noom 2\noom_kill 2\noom_group_kill 0\n",
+            }
+        )
         first, second = environment_machine.memory(machine())
         assert first.level == "warning" and "7.0 GiB free of 64.0, limited to 8.0" in first.what
         assert second.level == "warning" and "ended 2 processes" in second.what
@@ -345,7 +326,7 @@ class TestRun:
             raise RuntimeError("oops")
 
         monkeypatch.setattr(environment, "CHECKS", {"broken": broken, "shm": CHECKS["shm"]})
-        monkeypatch.setattr(Machine, "ask_ahead", lambda self: None)
+        monkeypatch.setattr(Installation, "ask_ahead", lambda self: None)
         first, second = check_environment(machine())
         assert (first.level, first.subject) == ("warning", "broken") and "RuntimeError: oops" in first.what
         assert second.subject == "shm"
@@ -353,7 +334,7 @@ class TestRun:
     def test_every_fault_has_a_fix(self, machine, cards, installed, monkeypatch):
         cards(CARD)
         installed(transformers="4.57.0", torchvision="0.25.0", trl=None)
-        monkeypatch.setattr(Machine, "ask_ahead", lambda self: None)
+        monkeypatch.setattr(Installation, "ask_ahead", lambda self: None)
         found = check_environment(machine({**TORCH, "cuda": None, "available": False}))
         faults = [one for one in found if one.level in ("error", "warning")]
         assert len(faults) >= 4 and all(one.fix for one in faults)

@@ -26,33 +26,25 @@ ONE_PROCESS = ("WORLD_SIZE", "NNODES", "NPROC_PER_NODE", "FORCE_TORCHRUN", "CUDA
 
 @pytest.fixture(autouse=True)
 def no_card(monkeypatch):
-    """A machine without cards and launcher; ``cards(name, capability)`` gives it one."""
+    """A machine without cards and launcher; ``cards(card)`` gives it one."""
     for name in ONE_PROCESS:
         monkeypatch.delenv(name, raising=False)
 
-    gpus.gpus.cache_clear()
-    monkeypatch.setattr(gpus.shutil, "which", lambda name: None)
-    yield
-    gpus.gpus.cache_clear()
+    monkeypatch.setattr(gpus, "driver", lambda *args: gpus.Driver())
 
 
 @pytest.fixture
-def cards(monkeypatch, tmp_path):
-    """Return a function that puts a fake ``nvidia-smi`` in place, which shows the given lines."""
+def cards(monkeypatch):
+    """Return a function that puts cards into the machine."""
 
-    def make(*lines):
-        tool = tmp_path / "nvidia-smi"
-        text = "\n".join(lines)
-        tool.write_text(f"#!/bin/sh\ncase $1 in --query-gpu*) cat <<'END'\n{text}\nEND\n;; esac\n")
-        tool.chmod(0o755)
-        monkeypatch.setattr(gpus.shutil, "which", lambda name: str(tool) if name == "nvidia-smi" else None)
-        gpus.gpus.cache_clear()
+    def make(*found):
+        monkeypatch.setattr(gpus, "driver", lambda *args: gpus.Driver(found))
 
     return make
 
 
-TURING = "0, GPU-aa, NVIDIA GeForce RTX 2080 Ti, 550.54.14, 11264, 11011, 7.5"
-AMPERE = "1, GPU-bb, NVIDIA GeForce RTX 3090, 550.54.14, 24576, 24111, 8.6"
+TURING = gpus.Gpu(0, "GPU-aa", "NVIDIA GeForce RTX 2080 Ti", "550.54.14", 11264, 11011, (7, 5))
+AMPERE = gpus.Gpu(1, "GPU-bb", "NVIDIA GeForce RTX 3090", "550.54.14", 24576, 24111, (8, 6))
 
 
 @pytest.fixture
@@ -281,7 +273,7 @@ class TestCards:
         assert errors(find(bf16=True, use_cpu=None)) == []
 
     def test_several_processes_with_unused_parameters(self, find, cards):
-        cards(AMPERE.replace("1, ", "0, ", 1), AMPERE.replace("bb", "cc"))
+        cards(dataclasses.replace(AMPERE, index=0), dataclasses.replace(AMPERE, uuid="GPU-cc"))
         changes = {"bf16": True, "use_cpu": None, "ddp_find_unused_parameters": True}
         assert [error[0] for error in errors(find(**changes))] == ["ddp_find_unused_parameters"]
         assert errors(find(**changes, use_reentrant_gc=False)) == []

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from llamafactory_chatts.recipe.launch import host_memory as checks
+from llamafactory_chatts.recipe.machine.host_limits import Memory
 from llamafactory_chatts.recipe.reading import read_recipe
 from llamafactory_chatts.recipe.rules import check_recipe
 
@@ -47,7 +48,7 @@ def found(tmp_path, monkeypatch):
         recipe |= {"stage": "sft", "do_train": True, "template": "chatts"}
         path = tmp_path / "recipe.yaml"
         path.write_text(yaml.safe_dump(recipe))
-        memory = {"total": 64.0, "available": free, "swap": 0.0, "limit": free if limit is None else limit}
+        memory = Memory(total=64.0, available=free, swap=0.0, limit=free if limit is None else limit)
         monkeypatch.setattr(checks, "host_memory", lambda: memory)
         monkeypatch.setattr("llamafactory_chatts.recipe.context.Context.cards", ("a card",))
         monkeypatch.setenv("NPROC_PER_NODE", "2")

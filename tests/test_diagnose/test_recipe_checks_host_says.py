@@ -141,7 +141,7 @@ def make(recipe, write_dataset, rows, tmp_path, monkeypatch):
     for name in ("WORLD_SIZE", "NPROC_PER_NODE", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
 
-    monkeypatch.setattr(gpus, "gpus", lambda *args: ())
+    monkeypatch.setattr(gpus, "driver", lambda *args: gpus.Driver())
     write_dataset(rows(12))
     pairs = [{**row, "chosen": row["output"], "rejected": "no"} for row in rows(3)]
     write_dataset(pairs, name="pairs", ranking=True, columns={"prompt": "input", **PAIRS})

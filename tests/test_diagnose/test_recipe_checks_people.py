@@ -96,7 +96,7 @@ def plain(monkeypatch):
     for name in ("WORLD_SIZE", "NNODES", "NPROC_PER_NODE", "CUDA_VISIBLE_DEVICES", "ALLOW_EXTRA_ARGS"):
         monkeypatch.delenv(name, raising=False)
 
-    monkeypatch.setattr(gpus, "gpus", lambda *args: ())
+    monkeypatch.setattr(gpus, "driver", lambda *args: gpus.Driver())
 
 
 def named(changes):
@@ -183,9 +183,8 @@ def test_an_own_recipe_is_clean(path, monkeypatch):
 
 def test_on_a_machine_with_cards_nothing_is_said(monkeypatch):
     """Two cards that suit all of them; the demo is made for the CPU."""
-    pair = [gpus.Gpu(at, f"GPU-{at}", "NVIDIA H200", "570", 143771, 143000, (9, 0)) for at in range(2)]
-    monkeypatch.setattr(gpus, "gpus", lambda *args: tuple(pair))
-    monkeypatch.setattr(gpus, "mig_parts", lambda *args: ())
+    pair = tuple(gpus.Gpu(at, f"GPU-{at}", "NVIDIA H200", "570", 143771, 143000, (9, 0)) for at in range(2))
+    monkeypatch.setattr(gpus, "driver", lambda *args: gpus.Driver(pair))
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     recipes = [path.relative_to(ROOT) for path in RECIPES if path.stem != "chatts_demo"]

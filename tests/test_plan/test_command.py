@@ -9,6 +9,7 @@ import yaml
 
 from llamafactory_chatts.cli import main
 from llamafactory_chatts.plan.memory import base_model
+from llamafactory_chatts.recipe.machine import gpus
 from llamafactory_chatts.recipe.reading import read_recipe
 
 
@@ -71,7 +72,7 @@ def test_bf16_on_a_card_without_it_is_an_error(make, capsys):
 
 def test_without_a_card_nothing_is_judged(make, capsys, monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(gpus, "driver", lambda *args: gpus.Driver())
     code, found = plan(capsys, make(), "--json")
     assert code == 0 and found["fits"] is None and found["seconds"] is None
 
@@ -165,7 +166,7 @@ class TestFix:
         assert not (tmp_path / "o.yaml").exists()
 
     def test_no_card_to_fit_to(self, make, capsys, tmp_path, monkeypatch):
-        monkeypatch.setenv("PATH", "")
+        monkeypatch.setattr(gpus, "driver", lambda *args: gpus.Driver())
         assert main(["plan", make(), "--fix", str(tmp_path / "o.yaml")]) == 2
         assert "--vram 24" in capsys.readouterr().err
 
@@ -221,7 +222,7 @@ class TestAdvice:
         ({"tokens_per_batch": 900, "packing": True}, "fills passes already"),
         ({"quantization_bit": 4, "finetuning_type": "full"}, "finetuning_type is full"),
         ({"offload_embedding": True}, "the model is not quantised"),
-        ({"deepspeed": "none.json"}, "the DeepSpeed file cannot be read"),
+        ({"deepspeed": "none.json"}, "the DeepSpeed file is missing"),
         ({"tokens_per_batch": 10}, "the longest row has"),
         ({"bf16": True, "fp16": True}, "bf16 and fp16 are both on"),
     ],

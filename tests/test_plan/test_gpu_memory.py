@@ -1,7 +1,7 @@
 """Predicted GPU memory against what runs on an H200 reserved (GiB; torch 2.11, docs/benchmarks.md)."""
 
 import json
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ from host_steps import load_all
 
 from llamafactory_chatts.core.memory import GIB
 from llamafactory_chatts.plan.memory.activations import SLICE, Pass
-from llamafactory_chatts.plan.memory.base_model import PUBLISHED, TS_DEFAULTS, read_base
+from llamafactory_chatts.plan.memory.base_model import PUBLISHED, EncoderShape, read_base
 from llamafactory_chatts.plan.memory.gpu_memory import PARTS, estimate_gpu
 from llamafactory_chatts.plan.memory.trained import count_trained
 from llamafactory_chatts.plan.strategy import Strategy
@@ -204,7 +204,7 @@ class TestFactsOfOtherRooms:
     def test_settings_of_the_encoder(self):
         from llamafactory_chatts.model.configuration_chatts import TS_DEFAULTS as real
 
-        assert TS_DEFAULTS.items() <= real.items()
+        assert asdict(EncoderShape()).items() <= real.items()
 
     def test_defaults_of_the_host(self):
         from llamafactory.hparams import parser

@@ -1,6 +1,7 @@
 """Planned lengths against LLaMA-Factory's own preprocessing: token by token, label by label, pack by pack."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,30 @@ def test_rows_of_the_demo(write_dataset, recipe, rows):
     write_dataset(rows(12))
     found = compare(recipe())
     assert found.rows.exact and (found.rows.patches > 0).all()
+
+
+def test_a_tokenizer_in_the_files_of_older_checkpoints(write_dataset, recipe, rows, tiny_base, tmp_path):
+    """As Qwen's: vocab.json and merges.txt, the tokens of ChatTS in tokenizer_config.json alone."""
+    base = tmp_path / "older"
+    shutil.copytree(tiny_base, base)
+    model = json.loads((base / "tokenizer.json").read_text())["model"]
+    (base / "tokenizer.json").unlink()
+    (base / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (base / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in model["merges"]))
+    write_dataset(rows(12))
+    found = compare(recipe(model_name_or_path=str(base)))
+    assert found.rows.exact and found.items()[0].tolist() == planned(recipe()).items()[0].tolist()
+
+
+def test_a_folder_without_a_tokenizer(write_dataset, recipe, rows, tiny_base, tmp_path):
+    base = tmp_path / "bare"
+    base.mkdir()
+    shutil.copy(tiny_base / "config.json", base)
+    write_dataset(rows(2))
+    with pytest.raises(ChatTSError, match="no readable tokenizer") as error:
+        planned(recipe(model_name_or_path=str(base)))
+
+    assert error.value.fix
 
 
 def test_text_only_rows_and_a_recipe_s_own_system_prompt(write_dataset, recipe, rows, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 from llamafactory_chatts.core.errors import ChatTSError
 from llamafactory_chatts.recipe.machine import gpus
 from llamafactory_chatts.recipe.machine import planned as machine
+from llamafactory_chatts.recipe.machine.host_limits import Memory
 from llamafactory_chatts.recipe.machine.planned import choose_machine, known_cards, parse_gpu
 
 
@@ -62,13 +63,12 @@ def here(monkeypatch):
     for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES", "NPROC_PER_NODE"):
         monkeypatch.delenv(name, raising=False)
 
-    def look(*cards, parts=(), capability=(8, 6), **environment):
+    def look(*cards, parts=(), **environment):
         found = [
-            gpus.Gpu(at, f"GPU-{at}abc", name, "570", size, size, capability) for at, (name, size) in enumerate(cards)
+            gpus.Gpu(at, f"GPU-{at}abc", name, "570", size, size, (8, 6)) for at, (name, size) in enumerate(cards)
         ]
-        monkeypatch.setattr(gpus, "gpus", lambda *args: tuple(found))
         made = [replace(found[at], uuid=uuid, name=name, total=size) for at, uuid, name, size in parts]
-        monkeypatch.setattr(gpus, "mig_parts", lambda *args: tuple(made))
+        monkeypatch.setattr(gpus, "driver", lambda *args: gpus.Driver(tuple(found), tuple(made)))
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
 
@@ -120,29 +120,13 @@ def test_cards_that_differ(here):
 def test_one_part_of_a_divided_card(here, setting):
     parts = [(0, "MIG-a", "NVIDIA H100 MIG 3g.40gb", 40960), (0, "MIG-b", "NVIDIA H100 MIG 1g.10gb", 10240)]
     environment = {} if setting is None else {"CUDA_VISIBLE_DEVICES": setting}
-    found = here(("NVIDIA H100 80GB HBM3", 81559), parts=parts, capability=(9, 0), **environment)
+    found = here(("NVIDIA H100 80GB HBM3", 81559), parts=parts, **environment)
     assert found.count == 1 and found.card.gib == pytest.approx((10 if setting == "MIG-b" else 40) * 0.985)
-    assert here(("NVIDIA H100", 81559), parts=parts, capability=(9, 0), CUDA_VISIBLE_DEVICES="MIG-x").card is None
-
-
-def test_parts_are_read_from_nvidia_smi(here, monkeypatch, tmp_path):
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text(
-        "#!/bin/sh\necho 'GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-0abc)'\n"
-        "echo '  MIG 1g.10gb     Device  0: (UUID: MIG-5d5ba0d6-d33d-5b6c-8d4e-2b5c0d2d2d2d)'\n"
-    )
-    tool.chmod(0o755)
-    read = gpus.mig_parts.__wrapped__
-    here(("NVIDIA H100 80GB HBM3", 81559))
-    monkeypatch.setattr(gpus.shutil, "which", lambda name: str(tool))
-    (part,) = read()
-    assert part.total == 10240 and part.uuid.startswith("MIG-5d5") and part.name.endswith("MIG 1g.10gb")
+    assert here(("NVIDIA H100", 81559), parts=parts, CUDA_VISIBLE_DEVICES="MIG-x").card is None
 
 
 def test_the_limit_of_the_control_group_is_the_host_memory(here, monkeypatch):
-    sizes = {"total": 512.0, "available": 20.0, "swap": 0.0, "limit": 24.0}
-    monkeypatch.setattr(machine, "host_memory", lambda: sizes)
-    monkeypatch.setattr(machine, "largest_memory", lambda: 24.0)
+    monkeypatch.setattr(machine, "host_memory", lambda: Memory(512.0, available=20.0, swap=0.0, limit=24.0))
     found = here(H200)
     assert found.ram == 24.0 and "24 of 512 GiB" in found.notes[0]
 

@@ -7,10 +7,10 @@ from ...recipe.finding import Finding
 from ...recipe.machine.build_locks import extension_builds
 from . import machine as machine_checks
 from . import packages as package_checks
-from .probes import Machine
+from .probes import Installation
 
 
-Check = Callable[[Machine], Iterable[Finding]]
+Check = Callable[[Installation], Iterable[Finding]]
 
 CHECKS: dict[str, Check] = {
     "python": package_checks.python,
@@ -30,22 +30,22 @@ CHECKS: dict[str, Check] = {
 """Name -> check; the order is that of the output. A check yields findings and never changes anything."""
 
 
-def check_environment(machine: Machine | None = None, more: dict[str, Check] | None = None) -> list[Finding]:
+def check_environment(installation: Installation | None = None, more: dict[str, Check] | None = None) -> list[Finding]:
     """Run all checks; one that fails is reported and does not stop the others. Works without torch.
 
     Args:
-        machine: the shared answers; one of its own if None.
+        installation: the shared answers; one of its own if None.
         more: further checks, run last (the command adds the rows of the register, which this package may not import).
 
     Returns:
         the findings in the order of the table.
     """
-    machine = machine or Machine()
-    machine.ask_ahead()
+    installation = installation or Installation()
+    installation.ask_ahead()
     found: list[Finding] = []
     for name, check in {**CHECKS, **(more or {})}.items():
         try:
-            found += check(machine)
+            found += check(installation)
         except Exception as error:
             what = f"this check failed ({type(error).__name__}: {shorten(error)})"
             found.append(Finding("warning", name, what, fix="Please report it"))

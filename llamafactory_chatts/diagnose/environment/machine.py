@@ -2,20 +2,22 @@
 
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from ...core.installs import install
+from ...core.memory import GIB
 from ...recipe.finding import Finding
-from ...recipe.machine import gpus as cards
-from ...recipe.machine.host_limits import host_memory, read
-from .probes import Machine
+from ...recipe.machine import gpus
+from ...recipe.machine.host_limits import host_memory, oom_kills
+from .probes import Installation
 
 
-GIB = 2**30
 STALE_SECONDS = 24 * 3600
 LOOKED_AT = 20_000
 """Entries below HF_HOME after which the search for lock files stops."""
@@ -27,10 +29,15 @@ FREE_SHARE = 0.8
 """Share of a card's memory below which what is free is called little."""
 
 
-def gpu(machine: Machine) -> Iterator[Finding]:
+def _judged(bad: bool, subject: str, what: str, fix: str) -> Finding:
+    return Finding("warning", subject, what, fix=fix) if bad else Finding("ok", subject, what)
+
+
+def gpu(installation: Installation) -> Iterator[Finding]:
     """The cards, whether torch reaches them, and who else computes there."""
-    found = cards.gpus()
-    torch = machine.torch.get("torch") or {}
+    driver = gpus.driver()
+    found = driver.cards
+    torch = installation.torch.get("torch") or {}
     if not found:
         if torch.get("available"):
             yield Finding("ok", "gpu", f"{torch['count']} that torch can use; nvidia-smi does not show them")
@@ -39,31 +46,32 @@ def gpu(machine: Machine) -> Iterator[Finding]:
             yield Finding("warning", "gpu", what, fix="Run: nvidia-smi   (without it, install the driver)")
         return
 
-    yield from _reachable(found, torch)
-    others = [one for one in cards.processes() if one[1] != os.getpid()]
+    yield from _reachable(driver, torch)
+    others = [one for one in driver.processes if one.pid != os.getpid()]
     for card in found:
         shown = f"{card.index}: {card.name}, {card.total / 1024:.1f} GiB, {card.free / 1024:.1f} GiB free"
         shown += "" if card.has_bf16 else ", no bf16 (use fp16: true)"
-        here = [f"{name} (pid {pid}, {size} MiB)" for uuid, pid, name, size in others if uuid == card.uuid]
-        if here or card.free < FREE_SHARE * card.total:
-            what = shown + ("; also there: " + ", ".join(here) if here else "; nvidia-smi names no process")
-            fix = f"Wait for it, end it, or use other cards: CUDA_VISIBLE_DEVICES={_freer(found, card)}"
-            yield Finding("warning", "gpu", what, fix=fix)
-        else:
-            yield Finding("ok", "gpu", shown)
+        here = [f"{one.name} (pid {one.pid}, {one.used} MiB)" for one in others if one.card == card.uuid]
+        busy = bool(here) or card.free < FREE_SHARE * card.total
+        if busy:
+            shown += "; also there: " + ", ".join(here) if here else "; nvidia-smi names no process"
+
+        fix = f"Wait for it, end it, or use other cards: CUDA_VISIBLE_DEVICES={_freer(found, card)}"
+        yield _judged(busy, "gpu", shown, fix)
 
 
-def _freer(found: tuple[cards.Gpu, ...], busy: cards.Gpu) -> str:
+def _freer(found: tuple[gpus.Gpu, ...], busy: gpus.Gpu) -> str:
     free = [str(card.index) for card in found if card != busy and card.free >= FREE_SHARE * card.total]
     return ",".join(free) or "N"
 
 
-def _reachable(found: tuple[cards.Gpu, ...], torch: dict) -> Iterator[Finding]:
+def _reachable(machine: gpus.Driver, torch: dict) -> Iterator[Finding]:
     """Errors for cards that torch does not reach, or has no code for."""
     if not torch or "error" in torch:
         return  # said with the packages
 
-    driver, build = found[0].driver, torch.get("cuda")
+    found, build = machine.cards, torch.get("cuda")
+    driver = found[0].driver
     if build is None and not torch.get("hip"):
         what = f"torch {torch['version']} is built without CUDA, there are {len(found)} cards (driver {driver})"
         fix = f"Run: {install('torch', 'torchvision', 'torchaudio', options='--force-reinstall')}"
@@ -71,7 +79,7 @@ def _reachable(found: tuple[cards.Gpu, ...], torch: dict) -> Iterator[Finding]:
             "error", "gpu", what, fix=f"{fix} (a build for CUDA: its --index-url is on PyTorch's install page)"
         )
     elif not torch.get("available"):
-        if os.environ.get("CUDA_VISIBLE_DEVICES") is not None and not cards.visible(found):
+        if os.environ.get("CUDA_VISIBLE_DEVICES") is not None and not gpus.visible(machine):
             setting = os.environ["CUDA_VISIBLE_DEVICES"]
             what = f"CUDA_VISIBLE_DEVICES={setting!r} hides all {len(found)} cards"
             yield Finding("error", "gpu", what, fix="Run: unset CUDA_VISIBLE_DEVICES")
@@ -94,52 +102,33 @@ def _reachable(found: tuple[cards.Gpu, ...], torch: dict) -> Iterator[Finding]:
 
 def _has_code(archs: list[str], capability: tuple[int, ...]) -> bool:
     """Tell whether a card runs code of one of ``archs``: same major and at most its minor, or any older PTX."""
-    for name in archs:
-        kind, _, digits = name.partition("_")
-        digits = "".join(sign for sign in digits if sign.isdigit())
-        if len(digits) < 2:
-            continue
-
-        there = (int(digits[:-1]), int(digits[-1]))
-        if there <= capability and (kind == "compute" or there[0] == capability[0]):
-            return True
-
-    return False
+    found = re.findall(r"\b(sm|compute)_(\d+)(\d)", " ".join(archs))
+    codes = [(kind, (int(major), int(minor))) for kind, major, minor in found]
+    return any(code <= capability and (kind == "compute" or code[0] == capability[0]) for kind, code in codes)
 
 
-def memory(machine: Machine) -> Iterator[Finding]:
+def memory(installation: Installation) -> Iterator[Finding]:
     """Host memory, the limit of the control group, swap, and whether the OOM killer was here before."""
     size = host_memory()
-    if size["available"] is None:
-        yield Finding("note", "memory", "/proc/meminfo cannot be read")
-        return
-
-    limit = f", limited to {size['limit']:.1f} by the control group" if size["limit"] is not None else ""
-    what = f"{size['available']:.1f} GiB free of {size['total']:.1f}{limit}; swap free: {size['swap'] or 0:.1f} GiB"
-    if size["available"] < SMALL["memory"]:
-        fix = "End other programs; with several processes each loads the base on its own: see lmf-chatts plan RECIPE"
-        yield Finding("warning", "memory", what, fix=fix)
-    else:
-        yield Finding("ok", "memory", what)
-
-    killed = [line.split()[1] for line in read("/sys/fs/cgroup/memory.events").splitlines() if "oom_kill " in line]
-    if killed and killed[0] != "0":
-        what = f"the OOM killer ended {killed[0]} processes of this control group since it was made"
+    limit = f", limited to {size.limit:.1f} by the control group" if size.limit is not None else ""
+    what = f"{size.available:.1f} GiB free of {size.total:.1f}{limit}; swap free: {size.swap:.1f} GiB"
+    fix = "End other programs; with several processes each loads the base on its own: see lmf-chatts plan RECIPE"
+    yield _judged(size.available < SMALL["memory"], "memory", what, fix)
+    killed = oom_kills()
+    if killed:
+        what = f"the OOM killer ended {killed} processes of this control group since it was made"
         yield Finding("warning", "memory", what, fix="Give the container more memory, or start fewer processes")
 
 
-def shared_memory(machine: Machine) -> Iterator[Finding]:
+def shared_memory(installation: Installation) -> Iterator[Finding]:
     """/dev/shm, through which loader workers and NCCL hand over data."""
     if not Path("/dev/shm").is_dir():
         return
 
     usage = shutil.disk_usage("/dev/shm")
     what = f"/dev/shm: {usage.free / GIB:.2f} GiB free of {usage.total / GIB:.2f}"
-    if usage.free < SMALL["shm"] * GIB:
-        fix = "Start the container with --shm-size=16g (docker) or an emptyDir of medium Memory (Kubernetes)"
-        yield Finding("warning", "shm", what, fix=fix)
-    else:
-        yield Finding("ok", "shm", what)
+    fix = "Start the container with --shm-size=16g (docker) or an emptyDir of medium Memory (Kubernetes)"
+    yield _judged(usage.free < SMALL["shm"] * GIB, "shm", what, fix)
 
 
 def hf_home() -> Path:
@@ -152,9 +141,9 @@ def _nearest(folder: Path) -> Path:
     return next(place for place in (folder, *folder.absolute().parents) if place.exists())
 
 
-def folders(machine: Machine) -> Iterator[Finding]:
+def folders(installation: Installation) -> Iterator[Finding]:
     """HF_HOME and the output folder can be written to and have room."""
-    for name, folder in (("HF_HOME", hf_home()), ("output", machine.output)):
+    for name, folder in (("HF_HOME", hf_home()), ("output", installation.output)):
         holder = _nearest(folder)
         try:
             with tempfile.TemporaryFile(dir=holder):
@@ -166,31 +155,23 @@ def folders(machine: Machine) -> Iterator[Finding]:
             continue
 
         free = shutil.disk_usage(holder).free / GIB
-        what = f"{folder}: {free:.0f} GiB free"
-        if free < SMALL["disk"]:
-            need = "an 8B model is 16 GiB, a 14B model 28 GiB; checkpoints of full training 3 to 6 times that"
-            fix = f"Make room, or use another disk ({need})"
-            yield Finding("warning", name, what, fix=fix)
-        else:
-            yield Finding("ok", name, what)
+        need = "an 8B model is 16 GiB, a 14B model 28 GiB; checkpoints of full training 3 to 6 times that"
+        fix = f"Make room, or use another disk ({need})"
+        yield _judged(free < SMALL["disk"], name, f"{folder}: {free:.0f} GiB free", fix)
 
 
-def lock_files(machine: Machine) -> Iterator[Finding]:
+def lock_files(installation: Installation) -> Iterator[Finding]:
     """Lock files that a killed download left: older than a day and held by nobody, or of another user."""
-    home, seen = hf_home(), 0
-    stale, foreign = [], []
+    home, seen, locks = hf_home(), 0, defaultdict[str, list[Path]](list)
     for folder, _, names in os.walk(home):
         seen += len(names) + 1
         if seen > LOOKED_AT:
             break
 
         for path in (Path(folder, name) for name in names if name.endswith(".lock")):
-            kind = _lock_state(path)
-            if kind == "foreign":
-                foreign.append(path)
-            elif kind == "stale":
-                stale.append(path)
+            locks[_lock_state(path)].append(path)
 
+    foreign, stale = locks["foreign"], locks["stale"]
     if foreign:
         what = f"{len(foreign)} lock files below {home} belong to another user, as {foreign[0].name}"
         yield Finding("error", "locks", what, str(foreign[0]), "Run: export HF_HOME=/a/folder/of/yours")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from ...core.installs import OURS, install, requirements, supports
 from ...recipe.finding import Finding
-from ...recipe.machine.gpus import gpus
-from .probes import FAMILY, Machine, version_of
+from ...recipe.machine import gpus
+from .probes import FAMILY, Installation, reply, version_of
 
 
 WITHOUT_THEM = {
@@ -24,7 +24,7 @@ WITHOUT_THEM = {
 """Packages that a training can do without."""
 
 
-def python(machine: Machine) -> Iterator[Finding]:
+def python(installation: Installation) -> Iterator[Finding]:
     """The interpreter is in the supported range and is that of the commands on PATH."""
     from packaging.specifiers import SpecifierSet
 
@@ -50,7 +50,7 @@ def python(machine: Machine) -> Iterator[Finding]:
             yield Finding("warning", "python", what, fix=f'Run: export PATH="{here}:$PATH"')
 
 
-def supported_ranges(machine: Machine) -> Iterator[Finding]:
+def supported_ranges(installation: Installation) -> Iterator[Finding]:
     """Each package that this one requires is there, in the range that it names."""
     wanted = requirements()
     if not wanted:
@@ -80,15 +80,14 @@ def _build(version: str) -> str:
     return version.partition("+")[2]
 
 
-def torch_family(machine: Machine) -> Iterator[Finding]:
+def torch_family(installation: Installation) -> Iterator[Finding]:
     """torch, torchvision and torchaudio are builds of one release, for one CUDA, and can be imported together."""
     versions = {name: version_of(name) for name in FAMILY}
     if versions["torch"] is None:
         yield Finding("error", "torch", "not installed", fix=_together("0"))
         return
 
-    answers = machine.torch
-    answer = answers.get("torch") or {"error": answers["end"] or "no answer"}
+    answer = reply(installation.torch, "torch")
     if "error" in answer:
         what = f"{versions['torch']} cannot be imported: {answer['error']}"
         yield Finding("error", "torch", what, fix=_together(versions["torch"]))
@@ -97,7 +96,7 @@ def torch_family(machine: Machine) -> Iterator[Finding]:
     release = re.match(r"2\.(\d+)", versions["torch"])
     bad = False
     for name in FAMILY[1:]:
-        version, reply = versions[name], answers.get(name)
+        version, companion = versions[name], reply(installation.torch, name)
         if version is None:
             continue
 
@@ -108,8 +107,8 @@ def torch_family(machine: Machine) -> Iterator[Finding]:
             what = f"{version} does not belong to torch {versions['torch']}, {expected}.* does"
         elif len(builds) > 1:
             what = f"{version} is built for another CUDA than torch {versions['torch']}"
-        elif reply is None or "error" in reply:
-            what = f"{version} cannot be imported: {(reply or {}).get('error') or answers['end'] or 'no answer'}"
+        elif "error" in companion:
+            what = f"{version} cannot be imported: {companion['error']}"
         else:
             continue
 
@@ -134,14 +133,13 @@ def _together(torch: str) -> str:
     return f"Run: pip install --force-reinstall 'torch=={plain}' 'torchvision=={vision}' 'torchaudio=={plain}'{index}"
 
 
-def bitsandbytes(machine: Machine) -> Iterator[Finding]:
+def bitsandbytes(installation: Installation) -> Iterator[Finding]:
     """4-bit quantisation really works here, there and back."""
     version = version_of("bitsandbytes")
     if version is None:
         return  # said with the ranges
 
-    answers = machine.quantise
-    answer = answers.get("bitsandbytes") or answers.get("torch") or {"error": answers["end"] or "no answer"}
+    answer = reply(installation.quantise, "bitsandbytes", "torch")
     if "error" in answer:
         what = f"{version} cannot quantise: {answer['error']}"
         yield Finding("error", "bitsandbytes", what, fix="Run: pip install -U 'bitsandbytes>=0.49'")
@@ -152,7 +150,7 @@ def bitsandbytes(machine: Machine) -> Iterator[Finding]:
     if wrong > 0.15:
         what = f"{version} quantises wrongly on {answer['device']}: numbers are off by {wrong:.2f} on average"
         yield Finding("error", "bitsandbytes", what, fix="Run: pip install -U 'bitsandbytes>=0.49'")
-    elif answer["device"] == "cpu" and gpus():
+    elif answer["device"] == "cpu" and gpus.driver().cards:
         what = f"{version} quantises on the CPU only, there is a GPU: see torch above"
         yield Finding("warning", "bitsandbytes", what)
     else:
@@ -160,7 +158,7 @@ def bitsandbytes(machine: Machine) -> Iterator[Finding]:
         yield Finding("ok", "bitsandbytes", what)
 
 
-def vllm(machine: Machine) -> Iterator[Finding]:
+def vllm(installation: Installation) -> Iterator[Finding]:
     """A vllm that pins another torch takes turns with this one at every ``pip install``."""
     version = version_of("vllm")
     if version is None:
@@ -180,13 +178,13 @@ def vllm(machine: Machine) -> Iterator[Finding]:
             yield Finding("warning", "vllm", what, fix=fix)
 
 
-def deepspeed(machine: Machine) -> Iterator[Finding]:
+def deepspeed(installation: Installation) -> Iterator[Finding]:
     """DeepSpeed can be imported, and what it compiles when it is used: the CPU optimizer of ZeRO with offload."""
     version = version_of("deepspeed")
     if version is None:
         return
 
-    error = (machine.torch.get("deepspeed") or {}).get("error")
+    error = installation.torch.get("deepspeed", {}).get("error")
     if error:
         lost = "No module named 'distutils'" in error  # not in Python 3.12 any more; setuptools brings it
         again = f"deepspeed=={version}" if supports("deepspeed", version) else "deepspeed"
@@ -194,13 +192,10 @@ def deepspeed(machine: Machine) -> Iterator[Finding]:
         yield Finding("error", "deepspeed", f"{version} cannot be imported: {error}", fix=f"Run: {fix}")
         return
 
-    missing = [name for name in ("g++", "ninja") if shutil.which(name) is None]
-    if "ninja" in missing and importlib.util.find_spec("ninja") is not None:
-        missing.remove("ninja")
-
-    cuda = (machine.torch.get("torch") or {}).get("cuda")
+    missing = [name for name in ("g++", "ninja") if not shutil.which(name) and not importlib.util.find_spec(name)]
+    cuda = reply(installation.torch, "torch").get("cuda")
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
-    if cuda and gpus() and shutil.which("nvcc") is None and not Path(home, "bin", "nvcc").exists():
+    if cuda and gpus.driver().cards and shutil.which("nvcc") is None and not Path(home, "bin", "nvcc").exists():
         missing.append("nvcc")
 
     if missing:
@@ -216,7 +211,7 @@ def deepspeed(machine: Machine) -> Iterator[Finding]:
         yield Finding("ok", "deepspeed", f"{version}: compiler and ninja for its CPU Adam are there")
 
 
-def flash_attn(machine: Machine) -> Iterator[Finding]:
+def flash_attn(installation: Installation) -> Iterator[Finding]:
     """flash-attn is optional; a broken one is worse than none."""
     version = version_of("flash-attn")
     if version is None:
@@ -224,9 +219,9 @@ def flash_attn(machine: Machine) -> Iterator[Finding]:
         yield Finding("ok", "flash-attn", what)
         return
 
-    reply = machine.torch.get("flash_attn")
-    if reply is None or "error" in reply:
-        what = f"{version} cannot be imported: {(reply or {}).get('error') or machine.torch['end'] or 'no answer'}"
+    answer = reply(installation.torch, "flash_attn")
+    if "error" in answer:
+        what = f"{version} cannot be imported: {answer['error']}"
         yield Finding("error", "flash-attn", what, fix="Run: pip uninstall flash-attn   (it is not needed)")
     else:
         yield Finding("ok", "flash-attn", f"{version}, used only with flash_attn: fa2")

@@ -1,19 +1,15 @@
-"""Questions to torch and its companions, asked in processes of their own: a broken build cannot take doctor down.
+"""Questions to torch and its companions, asked by programs of their own: a broken build cannot take doctor down.
 
-Each probe is a small program that prints one JSON line per answer, ``[name, value]``, as soon as it knows it. What it
-printed before a crash is kept; how it ended is the answer ``end``.
+A package that cannot be imported has the answer ``{"error": ...}``.
 """
 
 import functools
 import importlib.metadata
-import json
-import os
-import signal
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from ...recipe.machine.asking import Answers, answers, start
 
 
 FAMILY = ("torch", "torchvision", "torchaudio")
@@ -84,67 +80,22 @@ if bnb is not None:
 )
 
 
-def ask(program: str, *args: str, seconds: float = SECONDS) -> dict[str, Any]:
-    """Run a probe with this interpreter.
-
-    Returns:
-        name -> answer; a package that cannot be imported has ``{"error": ...}``. ``end`` is "" or how the process
-        ended, with the last line it wrote to stderr.
-    """
-    return answers(start(program, *args), seconds)
-
-
-def start(program: str, *args: str) -> subprocess.Popen:
-    """Start a probe without waiting for it."""
-    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *args],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        env=environment,
-    )
-
-
-def answers(process: subprocess.Popen, seconds: float = SECONDS) -> dict[str, Any]:
-    """Wait for a started probe and return its answers, see :func:`ask`."""
-    try:
-        out, err = process.communicate(timeout=seconds)
-        end = ""
-    except subprocess.TimeoutExpired:
-        process.kill()
-        out, err = process.communicate()
-        end = f"no answer in {seconds:g} s"
-
-    found: dict[str, Any] = {}
-    for line in out.splitlines():
-        try:
-            name, value = json.loads(line)
-        except ValueError:
-            continue
-        found[str(name)] = value
-
-    if not end and process.returncode:
-        last = err.strip().splitlines()[-1][:300] if err.strip() else ""
-        code = process.returncode
-        how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        end = f"{how}{f' ({last})' if last else ''}"
-
-    return {**found, "end": end}
-
-
 def version_of(package: str) -> str | None:
+    """Return the version of an installed package; None without it."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
+def reply(told: Answers, *packages: str) -> Answers:
+    """Return the answer about the first of these packages that was told of; ``{"error": ...}`` where none was."""
+    return next((told[name] for name in packages if told.get(name)), {"error": told["end"] or "no answer"})
+
+
 @dataclass
-class Machine:
-    """What the checks share: answers of torch and bitsandbytes, asked at once in processes of their own.
+class Installation:
+    """What the checks share: answers of torch and bitsandbytes, asked at once by programs of their own.
 
     Attributes:
         output: folder that results would go to.
@@ -159,18 +110,18 @@ class Machine:
     @functools.cached_property
     def _torch_probe(self) -> subprocess.Popen:
         companions = {**{name: name for name in FAMILY[1:]}, "flash-attn": "flash_attn", "deepspeed": "deepspeed"}
-        return start(TORCH, *(module for name, module in companions.items() if version_of(name)))
+        return start("-c", TORCH, *(module for name, module in companions.items() if version_of(name)))
 
     @functools.cached_property
     def _quantise_probe(self) -> subprocess.Popen:
-        return start(QUANTISE)
+        return start("-c", QUANTISE)
 
     @functools.cached_property
-    def torch(self) -> dict[str, Any]:
+    def torch(self) -> Answers:
         """Answers of :data:`TORCH`."""
-        return answers(self._torch_probe)
+        return answers(self._torch_probe, SECONDS)
 
     @functools.cached_property
-    def quantise(self) -> dict[str, Any]:
+    def quantise(self) -> Answers:
         """Answers of :data:`QUANTISE`."""
-        return answers(self._quantise_probe)
+        return answers(self._quantise_probe, SECONDS)

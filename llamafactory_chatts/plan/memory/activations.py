@@ -79,33 +79,22 @@ def estimate_pass(
 ) -> Activations:
     """Return what a pass holds; with two answers a row (``dpo``, ``rm``) each row goes through twice."""
     element, pairs = activation_element(recipe, base), 2 if recipe["stage"] in ("dpo", "rm") else 1
-    tokens, hidden = work.tokens * pairs, base.shape.hidden_size
+    tokens, shape, kernels = work.tokens * pairs, base.shape, recipe["enable_liger_kernel"]
     scores, scores_working = _attention_scores(recipe, base, machine, work, element)
     copies = copies_weights(recipe, base, strategy)
     between = 4 if copies else element
-    state = float(tokens * hidden * between)
-    encoder = work.patches * pairs * _encoder_per_patch(recipe, base, element) + copies * base.encoder * 2.0
+    state = float(tokens * shape.hidden_size * between)
+    encoder = 0.0 if recipe.encoder_mode == "freeze" else float(element * sum(map(sum, base.encoder_linear)))
+    dropout = recipe.adapter and recipe["lora_dropout"] > 0
+    kept = count_kept(shape, trained.targets, kernels, base.qwen3, dropout, element, between)
+    gradients = float(element * ((3 if kernels else 5) * shape.intermediate_size + 2 * shape.hidden_size))  # of SwiGLU
     return Activations(
         state=state,
-        layer=tokens * kept_per_token(recipe, base, trained.targets, element, between) + scores * pairs,
-        working=tokens * working_per_token(recipe, base, element) + scores_working,
-        around=2 * state + encoder,
+        layer=tokens * kept + scores * pairs,
+        working=tokens * gradients + scores_working,
+        around=2 * state + work.patches * pairs * encoder + copies * base.encoder * 2.0,
         logits=_logits(recipe, base, strategy, work, element),
     )
-
-
-def kept_per_token(
-    recipe: Recipe, base: BaseModel, targets: frozenset[str], element: int = 2, between: int = 2
-) -> float:
-    """Return the bytes that one decoder layer keeps for one token; see :func:`~..core.memory.count_kept`."""
-    dropout = recipe.adapter and recipe["lora_dropout"] > 0
-    return count_kept(base.shape, targets, recipe["enable_liger_kernel"], base.qwen3, dropout, element, between)
-
-
-def working_per_token(recipe: Recipe, base: BaseModel, element: int = 2) -> float:
-    """Return the bytes for one token that a layer's backward pass takes beside what was kept: gradients of SwiGLU."""
-    inner, hidden = base.shape.intermediate_size, base.shape.hidden_size
-    return float(element * ((3 if recipe["enable_liger_kernel"] else 5) * inner + 2 * hidden))
 
 
 def _attention_scores(
@@ -126,14 +115,6 @@ def _attention_scores(
         return scores * element, heads * work.longest**2 * (element + 8.0)
 
     return 0.0, 0.0
-
-
-def _encoder_per_patch(recipe: Recipe, base: BaseModel, element: int) -> float:
-    """Return the bytes that the encoder keeps for a patch: input and output of each linear layer."""
-    if recipe.encoder_mode == "freeze":
-        return 0.0
-
-    return float(element * sum(inputs + outputs for inputs, outputs in base.encoder_linear))
 
 
 def _logits(recipe: Recipe, base: BaseModel, strategy: Strategy, work: Pass, element: int) -> float:

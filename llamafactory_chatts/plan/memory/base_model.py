@@ -1,19 +1,15 @@
 """The base of a recipe without its weights: sizes from config.json, its folder, a table of published names."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import ChatTSError
 from ...core.memory import LINEAR, Shape, count_embedding_parameters, count_linear_parameters
+from ...recipe.context import read_json
 from ...recipe.reading import Recipe
 
-
-TS_DEFAULTS = {"patch_size": 8, "num_layers": 5, "hidden_size": None, "embedding_dim": 16}
-TS_DEFAULTS |= {"max_sequence_length": 32768, "use_position_embedding": True, "use_position_idx": False}
-"""Settings of the encoder where a config does not give them (a test compares them with the model package's)."""
 
 PUBLISHED = {
     "bytedance-research/ChatTS-8B": {
@@ -28,6 +24,24 @@ PUBLISHED = {
 """Sizes of the published bases, for recipes that name them where they are not downloaded yet."""
 
 _SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class EncoderShape:
+    """Settings of the series encoder, named as in the `ts` block of config.json, with the model package's defaults."""
+
+    patch_size: int = 8
+    num_layers: int = 5
+    hidden_size: int | None = None
+    embedding_dim: int = 16
+    max_sequence_length: int = 32768
+    use_position_embedding: bool = True
+    use_position_idx: bool = False
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "EncoderShape":
+        """Read the settings that a `ts` block gives."""
+        return cls(**{one.name: config[one.name] for one in fields(cls) if config.get(one.name) is not None})
 
 
 @dataclass(frozen=True)
@@ -49,14 +63,10 @@ class BaseModel:
     folder: Path | None
     shape: Shape
     qwen3: bool
-    ts: Mapping[str, Any]
+    ts: EncoderShape
     element: int = 2
     dtype: str = "bfloat16"
     tied: bool = False
-
-    @property
-    def patch_size(self) -> int:
-        return self.ts["patch_size"]
 
     @property
     def linear(self) -> dict[str, tuple[int, int]]:
@@ -66,20 +76,20 @@ class BaseModel:
     @property
     def encoder_linear(self) -> list[tuple[int, int]]:
         """Inputs and outputs of the encoder's linear layers."""
-        ts, width = self.ts, self.ts["hidden_size"] or self.shape.hidden_size
-        inputs = ts["patch_size"]
-        if ts["use_position_embedding"]:
-            inputs += ts["patch_size"] * ts["embedding_dim"]
-        elif ts["use_position_idx"]:
+        ts, width = self.ts, self.ts.hidden_size or self.shape.hidden_size
+        inputs = ts.patch_size
+        if ts.use_position_embedding:
+            inputs += ts.patch_size * ts.embedding_dim
+        elif ts.use_position_idx:
             inputs *= 2
 
-        return [(inputs if index == 0 else width, width) for index in range(ts["num_layers"])]
+        return [(inputs if index == 0 else width, width) for index in range(ts.num_layers)]
 
     @property
     def encoder(self) -> int:
         """Parameters of the encoder."""
         ts = self.ts
-        places = (ts["max_sequence_length"] + 1) * ts["embedding_dim"] if ts["use_position_embedding"] else 0
+        places = (ts.max_sequence_length + 1) * ts.embedding_dim if ts.use_position_embedding else 0
         return places + sum(inputs * outputs + outputs for inputs, outputs in self.encoder_linear)
 
     @property
@@ -97,6 +107,7 @@ class BaseModel:
 
     @property
     def embedding(self) -> int:
+        """Parameters of the input embedding."""
         return count_embedding_parameters(self.shape)
 
     @property
@@ -106,6 +117,7 @@ class BaseModel:
 
     @property
     def total(self) -> int:
+        """Parameters of decoder and encoder."""
         return self.layers + self.small + self.embedding + self.head + self.encoder
 
 
@@ -153,27 +165,22 @@ def read_base(recipe: Recipe) -> BaseModel:
                 fix=f"Download it first (hf download {name}), or name a folder",
             )
 
-        return _read(name, None, {**known, "ts": {}, "ts_token_start_index": 0})
+        config = {**known, "ts": {}, "ts_token_start_index": 0}
+    else:
+        config = read_json(folder / "config.json")
 
-    file = folder / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    if config is None:
         raise ChatTSError(
             "there is no readable config.json", where=str(folder), fix="Name the folder of a ChatTS checkpoint"
-        ) from None
+        )
 
-    if not isinstance(config, dict) or config.get("ts") is None or config.get("ts_token_start_index") is None:
+    if config.get("ts") is None or config.get("ts_token_start_index") is None:
         raise ChatTSError(
             "this is no ChatTS checkpoint: its config.json has no `ts` block with `ts_token_start_index`",
             where=str(folder),
             fix="Use a ChatTS checkpoint, or turn a Qwen folder into a base: lmf-chatts init-base QWEN_DIR OUT",
         )
 
-    return _read(name, folder, config)
-
-
-def _read(name: str, folder: Path | None, config: Mapping[str, Any]) -> BaseModel:
     needed = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
     absent = [key for key in needed if not isinstance(config.get(key), int)]
     if absent:
@@ -181,14 +188,13 @@ def _read(name: str, folder: Path | None, config: Mapping[str, Any]) -> BaseMode
             f"there is no {absent[0]}", where=f"{folder}/config.json", fix="Use a complete ChatTS checkpoint"
         )
 
-    ts = {**TS_DEFAULTS, **{key: value for key, value in config["ts"].items() if value is not None}}
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
     return BaseModel(
         name=name,
         folder=folder,
         shape=Shape.of(config),
         qwen3="qwen3" in str(config.get("model_type", "")).lower() or "Qwen3" in str(config.get("architectures")),
-        ts=ts,
+        ts=EncoderShape.of(config["ts"]),
         element=_SIZES.get(dtype, 2),
         dtype=dtype,
         tied=bool(config.get("tie_word_embeddings", False)),

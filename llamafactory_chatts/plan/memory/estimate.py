@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -25,16 +24,32 @@ from .largest_pass import count_step_passes, find_largest
 
 STAGES = ("sft", "dpo", "kto", "rm")
 
+Setting = str | int | float | bool | None
+"""What a plan may set in a recipe; None: not set."""
+
 ERROR = 0.10
 """How far an estimate of memory was off at most (docs/benchmarks.md): closer than that to the limit is ``tight``."""
 
 
-def judge(needed: float, there: float) -> str:
-    """Return ``fits``, ``tight`` (the estimate's own error decides, either way) or ``does not fit``."""
-    if abs(there - needed) < ERROR * needed:
-        return "tight"
+@dataclass(frozen=True)
+class Room:
+    """Memory of a card or a node: what a run needs of it, and what is there; bytes."""
 
-    return "fits" if there > needed else "does not fit"
+    needed: float
+    there: float
+
+    @property
+    def left(self) -> float:
+        """Bytes that are left; below 0 the run does not fit."""
+        return self.there - self.needed
+
+    @property
+    def word(self) -> str:
+        """``fits``, ``tight`` (the estimate's own error decides, either way) or ``does not fit``."""
+        if abs(self.left) < ERROR * self.needed:
+            return "tight"
+
+        return "fits" if self.left > 0 else "does not fit"
 
 
 @dataclass(frozen=True)
@@ -74,26 +89,20 @@ class Plan:
     speed: float | None = None
 
     @property
-    def room(self) -> float | None:
-        """Bytes that are left on a card at the peak; below 0 it does not fit. None: no card given."""
-        return None if self.machine.card is None else self.machine.card.gib * GIB - self.gpu.needed
+    def room(self) -> Room | None:
+        """A card's memory at the peak; None: no card given."""
+        return Room(self.gpu.needed, self.machine.card.gib * GIB) if self.machine.card else None
 
     @property
-    def host_room(self) -> float | None:
-        """Bytes of host memory that are left on a node while loading and training."""
-        return None if self.machine.ram is None else self.machine.ram * GIB - self.host.total
+    def host_room(self) -> Room | None:
+        """Host memory of a node while loading and training; None: not known."""
+        return None if self.machine.ram is None else Room(self.host.total, self.machine.ram * GIB)
 
     @property
     def verdict(self) -> str | None:
-        """The worse of :func:`judge`'s words for a card and the host; None: no card given."""
-        if self.machine.card is None:
-            return None
-
-        words = [judge(self.gpu.needed, self.machine.card.gib * GIB)]
-        if self.machine.ram is not None:
-            words.append(judge(self.host.total, self.machine.ram * GIB))
-
-        return max(words, key=("fits", "tight", "does not fit").index)
+        """The worse of the words for a card and the host; None: no card given."""
+        words = [room.word for room in (self.room, self.host_room) if room]
+        return max(words, key=("fits", "tight", "does not fit").index) if self.room else None
 
     @property
     def wrong_precision(self) -> bool:
@@ -104,12 +113,10 @@ class Plan:
     @property
     def fits(self) -> bool | None:
         """Whether the run works on this machine as far as the estimate goes; None: no card given."""
-        if self.room is None:
-            return None
+        enough = all(room.left >= 0 for room in (self.room, self.host_room) if room)
+        return enough and not self.wrong_precision if self.room else None
 
-        return self.room >= 0 and (self.host_room is None or self.host_room >= 0) and not self.wrong_precision
-
-    def changed(self, changes: Mapping[str, Any]) -> "Plan":
+    def changed(self, changes: Mapping[str, Setting]) -> "Plan":
         """Return the plan with other settings."""
         return make_plan(self.recipe.changed(changes), self.machine, self.counted, self.speed)
 
@@ -140,7 +147,7 @@ def count(recipe: Recipe, seen: Callable[[int], None] = lambda rows: None) -> Co
 
     base = read_base(recipe)
     counter, exact = load_counter(base.folder, recipe)
-    return Counted(base, count_datasets(recipe, base.patch_size, counter, exact, seen))
+    return Counted(base, count_datasets(recipe, base.ts.patch_size, counter, exact, seen))
 
 
 def make_plan(recipe: Recipe, machine: Machine, counted: Counted, speed: float | None = None) -> Plan:

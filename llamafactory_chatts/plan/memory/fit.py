@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ...core.errors import ChatTSError
 from ...core.memory import GIB
 from ...recipe.reading import Recipe
-from .estimate import Plan
+from .estimate import Plan, Setting
 
 
 LEAST = 0.03
@@ -22,20 +21,20 @@ LIGER_FROM = 8.0
 class Fit:
     """A recipe that fits: the changes, and the plan with them."""
 
-    changes: dict[str, Any]
+    changes: dict[str, Setting]
     plan: Plan
 
 
-def precision_changes(plan: Plan) -> dict[str, Any]:
+def precision_changes(plan: Plan) -> dict[str, Setting]:
     """Return fp16 in the place of bf16 where the card has no bf16."""
     if not plan.wrong_precision:
         return {}
 
-    changes: dict[str, Any] = {"bf16": False} if plan.recipe["bf16"] else {}
+    changes: dict[str, Setting] = {"bf16": False} if plan.recipe["bf16"] else {}
     return {**changes, **({"pure_bf16": False} if plan.recipe["pure_bf16"] else {}), "fp16": True}
 
 
-def sibling(recipe: Recipe, ending: str) -> dict[str, Any]:
+def sibling(recipe: Recipe, ending: str) -> dict[str, Setting]:
     """Return the DeepSpeed file beside the recipe's whose name has ``ending`` more; {} where there is none.
 
     As shipped: ``ds_z3.json``, ``ds_z3_offload.json``, ``ds_z3_offload_unpinned.json``.
@@ -49,7 +48,7 @@ def sibling(recipe: Recipe, ending: str) -> dict[str, Any]:
     return {"deepspeed": str(other)} if other.is_file() else {}
 
 
-def _levels(plan: Plan) -> Iterator[dict[str, Any]]:
+def _levels(plan: Plan) -> Iterator[dict[str, Setting]]:
     """Yield the settings that are added one after the other, while smaller passes alone do not fit."""
     recipe, card = plan.recipe, plan.machine.card
     bf16 = card.bf16 is not False
@@ -90,7 +89,7 @@ def _levels(plan: Plan) -> Iterator[dict[str, Any]]:
         yield {"use_unsloth_gc": True}
 
 
-def _splits(plan: Plan) -> Iterator[dict[str, Any]]:
+def _splits(plan: Plan) -> Iterator[dict[str, Setting]]:
     """Yield the ways to take the same rows in smaller passes, largest first."""
     recipe = plan.recipe
     budget = recipe["tokens_per_batch"]
@@ -130,7 +129,7 @@ def find_fit(plan: Plan) -> Fit:
         changes = {**changes, **level}
         for split in _splits(plan):
             tried = plan.changed({**changes, **split})
-            if tried.fits and tried.room >= LEAST * plan.machine.card.gib * GIB:
+            if tried.fits and tried.room.left >= LEAST * tried.room.there:
                 found = Fit(_real_changes(plan, {**changes, **split}), tried)
                 if tried.verdict == "fits":
                     return found
@@ -142,19 +141,14 @@ def find_fit(plan: Plan) -> Fit:
     if tight is not None:
         return tight
 
-    raise ChatTSError(
-        f"the smallest way found needs {tightest.gpu.needed / GIB:.2f} GiB of {plan.machine.card.gib:.2f} on a card"
-        + (
-            f" and {tightest.host.total / GIB:.1f} GiB of {plan.machine.ram:.1f} on the host"
-            if tightest.host_room is not None and tightest.host_room < 0
-            else ""
-        ),
-        where=f"--fix: {plan.machine}",
-        fix=_way_out(plan),
-    )
+    needs = f"{tightest.gpu.needed / GIB:.2f} GiB of {plan.machine.card.gib:.2f} on a card"
+    if tightest.host_room and tightest.host_room.left < 0:
+        needs += f" and {tightest.host.total / GIB:.1f} GiB of {plan.machine.ram:.1f} on the host"
+
+    raise ChatTSError(f"the smallest way found needs {needs}", where=f"--fix: {plan.machine}", fix=_way_out(plan))
 
 
-def _real_changes(plan: Plan, changes: dict[str, Any]) -> dict[str, Any]:
+def _real_changes(plan: Plan, changes: dict[str, Setting]) -> dict[str, Setting]:
     return {key: value for key, value in changes.items() if plan.recipe[key] != value}
 
 
@@ -166,7 +160,7 @@ def _way_out(plan: Plan) -> str:
     return f"Use a smaller base, a larger card, or a cutoff_len below {longest} (the longest row)"
 
 
-def rebalance(plan: Plan, factor: float) -> dict[str, Any]:
+def rebalance(plan: Plan, factor: float) -> dict[str, Setting]:
     """Return per-device batch times ``factor`` and accumulation by ``factor``: the same rows per optimizer step.
 
     Raises:

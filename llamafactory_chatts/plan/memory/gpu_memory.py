@@ -92,7 +92,9 @@ def _weights(recipe: Recipe, base: BaseModel, trained: Trained) -> dict[str, flo
     elif trained.encoder:
         encoder = float(trained.encoder * wide)
 
-    second = decoder + constants + encoder if _needs_reference(recipe) else 0.0
+    # a second model for reference; of an adapter, the trained one stands in, with the adapter switched off
+    referred = recipe["stage"] in ("dpo", "kto") and (not recipe.adapter or bool(recipe["ref_model"]))
+    second = decoder + constants + encoder if referred else 0.0
     return {
         "weights": decoder + second,
         "quantisation constants": constants,
@@ -101,16 +103,11 @@ def _weights(recipe: Recipe, base: BaseModel, trained: Trained) -> dict[str, flo
     }
 
 
-def _needs_reference(recipe: Recipe) -> bool:
-    """Tell whether a second model stands beside the trained one (an adapter is simply switched off)."""
-    return recipe["stage"] in ("dpo", "kto") and (not recipe.adapter or bool(recipe["ref_model"]))
-
-
 def _held(
     recipe: Recipe, base: BaseModel, machine: Machine, strategy: Strategy, trained: Trained
 ) -> tuple[dict[str, float], float]:
     """Return what a process holds all the time, with the workspace, and its gradients."""
-    world, optim = machine.world, str(recipe["optim"])
+    world, optim, half = machine.world, str(recipe["optim"]), recipe["bf16"] or recipe["fp16"]
     wide = base.element if recipe["pure_bf16"] else 4
     held = _weights(recipe, base, trained)
     gradients = float(trained.total * wide)
@@ -126,13 +123,13 @@ def _held(
         elif world > 1:
             workspace += gradients  # DDP's buckets
 
-        if trained.decoder and not recipe["pure_bf16"] and (recipe["bf16"] or recipe["fp16"]):
+        if trained.decoder and half and not recipe["pure_bf16"]:
             workspace += trained.decoder * 2.0  # autocast keeps 16-bit copies of trained weights over a forward pass
 
         return {**held, "workspace": workspace}, gradients
 
     share = 1 / world
-    if recipe["bf16"] or recipe["fp16"]:  # DeepSpeed trains 16-bit weights, with a float32 copy beside the moments
+    if half:  # DeepSpeed trains 16-bit weights, with a float32 copy beside the moments
         held |= {"weights": 2.0 * (base.total - base.encoder), "encoder": 2.0 * base.encoder}
         held |= {"adapter": 2.0 * trained.adapter}
         gradients = 2.0 * trained.total
@@ -144,21 +141,13 @@ def _held(
         gradients *= 0.0 if strategy.offload_optimizer else share
 
     if strategy.stage == 3:
-        workspace += _gathered(recipe, base, strategy, share)
+        # with the shares they are gathered from; embedding and head on top, both are met at the turn of two passes
+        gathered = min(base.total, strategy.live + base.embedding + base.head) * (2.0 if half else 4.0)
+        workspace += gathered * (1 + share if strategy.offload_param else 1.0)
         for part in ("weights", "encoder", "adapter"):
             held[part] *= 0.0 if strategy.offload_param else share
 
     return {**held, "workspace": workspace}, gradients
-
-
-def _gathered(recipe: Recipe, base: BaseModel, strategy: Strategy, share: float) -> float:
-    """Return the bytes of the weights that ZeRO-3 has gathered at most, with the shares they are gathered from.
-
-    Embedding and head come on top of what DeepSpeed's file allows: both are met at the turn of two passes.
-    """
-    element = 2.0 if recipe["bf16"] or recipe["fp16"] else 4.0
-    gathered = min(base.total, strategy.live + base.embedding + base.head) * element
-    return gathered * (1 + share if strategy.offload_param else 1.0)
 
 
 def _broadcast(recipe: Recipe, base: BaseModel) -> float:
@@ -193,8 +182,7 @@ def estimate_gpu(recipe: Recipe, base: BaseModel, machine: Machine, strategy: St
     nothing = dict.fromkeys(("gradients", "checkpoints", "activations", "logits"), 0.0)
     held["workspace"] += SPARE * GIB + WORKING_SHARE * (one.layer + one.working) + KEPT_SHARE * (checkpoints + before)
     grown = gradients if work.several else 0.0
-    lists = trained.total * float(base.element if recipe["pure_bf16"] else 4)  # what AdamW takes while it steps
-    stepping = lists if recipe["optim"] == "adamw_torch" and not strategy.stage else 0.0
+    stepping = gradients if recipe["optim"] == "adamw_torch" and not strategy.stage else 0.0  # AdamW's lists
     if strategy.stage == 3 and not strategy.offload_optimizer:
         stepping = min(strategy.sub_group, trained.total / machine.world) * 4.0
 

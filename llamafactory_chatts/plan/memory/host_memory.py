@@ -57,6 +57,7 @@ class HostMemory:
 
     @property
     def total(self) -> float:
+        """Bytes of all parts."""
         return sum(self.parts.values())
 
 

@@ -26,6 +26,7 @@ class Trained:
 
     @property
     def total(self) -> int:
+        """All parameters that get a gradient."""
         return self.adapter + self.decoder + self.encoder
 
 

@@ -1,13 +1,14 @@
 """Weights that DeepSpeed keeps in host memory, against the memory that is free: otherwise the kernel ends the run."""
 
-import json
+import contextlib
 import os
-import struct
 from collections.abc import Iterator
-from math import inf, prod
+from math import prod
 from pathlib import Path
 
+from ...core.errors import ChatTSError
 from ...core.memory import GIB, count_shares
+from ...core.safetensors_folder import read_header
 from ..context import Context
 from ..finding import Finding
 from ..machine.host_limits import host_memory
@@ -23,14 +24,8 @@ def tensor_sizes(folder: Path) -> list[int]:
     """
     sizes = []
     for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with path.open("rb") as file:
-                length = struct.unpack("<Q", file.read(8))[0]
-                header = json.loads(file.read(length)) if length < 10**8 else {}
-        except (OSError, ValueError, struct.error):
-            continue
-
-        sizes += [prod(entry["shape"]) for key, entry in header.items() if key != "__metadata__"]
+        with contextlib.suppress(ChatTSError, OSError):
+            sizes += [prod(entry["shape"]) for entry in read_header(path).values()]
 
     return sizes
 
@@ -47,7 +42,7 @@ def offloaded_weights(context: Context) -> Iterator[Finding]:
         return
 
     sizes, memory = tensor_sizes(Path(context.base)) if context.base else [], host_memory()
-    if not sizes or memory["available"] is None or not context.trains or context.elsewhere:
+    if not sizes or not context.trains or context.elsewhere:
         return
 
     world = context.processes
@@ -55,8 +50,8 @@ def offloaded_weights(context: Context) -> Iterator[Finding]:
     element = 2 if context.on("bf16") or context.on("fp16") else 4
     pinned = offload.get("pin_memory") is True and bool(context.cards)
     needed = count * count_shares(sizes, world, element, pinned) / GIB
-    swap = 0.0 if pinned else memory["swap"] or 0.0
-    free, most = memory["available"] + swap, min(memory[key] or inf for key in ("total", "limit")) + swap
+    swap = 0.0 if pinned else memory.swap
+    free, most = memory.available + swap, memory.largest + swap
     if needed <= free:
         return
 
@@ -67,7 +62,7 @@ def offloaded_weights(context: Context) -> Iterator[Finding]:
         what = f"{kept}, {free:.1f} GiB are free now"
 
     loose = count * count_shares(sizes, world, element, False) / GIB
-    if pinned and loose <= memory["available"]:
+    if pinned and loose <= memory.available:
         fix = f"Write deepspeed: examples/deepspeed/{UNPINNED}, which takes {loose:.1f} GiB and is slower"
     else:
         fix = (

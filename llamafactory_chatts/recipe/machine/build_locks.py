@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ..context import Context
 from ..finding import Finding
@@ -48,7 +47,10 @@ def _is_stale(path: Path, held: set[tuple[int, int]] | None) -> bool:
 
 
 def _open_files() -> set[tuple[int, int]] | None:
-    """Return device and inode of each file named `lock` that a process of this user has open; None without /proc."""
+    """Return device and inode of each file named `lock` that a process of this user has open; None without /proc.
+
+    Not their paths, as psutil gives them: the same folder may be mounted elsewhere for another process.
+    """
     if not Path("/proc/self/fd").is_dir():
         return None
 
@@ -64,7 +66,7 @@ def _open_files() -> set[tuple[int, int]] | None:
     return found
 
 
-def extension_builds(machine: Any) -> Iterator[Finding]:
+def extension_builds(machine: object) -> Iterator[Finding]:
     """Of ``lmf-chatts doctor``: locks of builds that no longer run."""
     stale = stale_locks()
     for path in stale:

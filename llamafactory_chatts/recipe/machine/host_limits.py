@@ -1,8 +1,13 @@
 """What of this machine's memory and processors a program may use: the kernel's figures and the control group's."""
 
 import os
+import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
+from math import inf
 from pathlib import Path
+
+import psutil
 
 from ...core.memory import GIB
 
@@ -15,83 +20,89 @@ RECLAIMABLE = ("inactive_file", "active_file", "slab_reclaimable")
 """What a group counts as used and gives back when memory is asked for: the page cache, mostly read files."""
 
 
-def read(path: str | Path) -> str:
+@dataclass(frozen=True)
+class Memory:
+    """Host memory in GiB.
+
+    Attributes:
+        total: of the machine.
+        available: what a program can get without swapping: files in the page cache count as free, as they do in the
+            kernel's MemAvailable, also inside a control group.
+        swap: free.
+        limit: of the control group; None without one.
+    """
+
+    total: float
+    available: float
+    swap: float
+    limit: float | None = None
+
+    @property
+    def largest(self) -> float:
+        """GiB that a program could have at most: all of it, or the control group's limit."""
+        return min(self.total, self.limit or inf)
+
+
+def _read(path: Path) -> str:
     """Return a file's text; "" when it cannot be read."""
     try:
-        return Path(path).read_text()
+        return path.read_text()
     except OSError:
         return ""
 
 
-def _groups() -> Iterator[tuple[str, str, str, str]]:
-    """Yield folder, name of limit, name of usage and prefix of statistics of each control group above this process.
+def _groups(controller: str) -> Iterator[tuple[Path, bool]]:
+    """Yield each control group above this process: its folder, and whether it is of version 2.
 
     A container sees its own group at the top; its path in /proc may be that of the machine, so both are looked at.
     """
-    for line in read("/proc/self/cgroup").splitlines() or ["0::/"]:
-        _, _, rest = line.partition(":")
-        kinds, _, path = rest.partition(":")
-        if not kinds:  # version 2
-            top, names = CGROUP, ("memory.max", "memory.current", "")
-        elif "memory" in kinds.split(","):
-            top, names = f"{CGROUP}/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
-        else:
+    for line in _read(Path(psutil.PROCFS_PATH, "self", "cgroup")).splitlines() or ["0::/"]:
+        _, kinds, path = line.split(":", 2)
+        if not kinds or controller in kinds.split(","):
+            top, parts = Path(CGROUP, controller if kinds else ""), path.strip("/").split("/")
+            yield from ((top.joinpath(*parts[:depth]), not kinds) for depth in range(len(parts) + 1))
+
+
+def _counts(text: str) -> dict[str, int]:
+    """Return the numbers of a group's file with a name and a number a line."""
+    pairs = (line.split() for line in text.splitlines())
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+
+
+def host_memory() -> Memory:
+    """Return the memory of this machine, as far as this process may use it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # some sandboxes have no /proc/vmstat, which is not needed
+        machine, swap = psutil.virtual_memory(), psutil.swap_memory()
+
+    available, limit = machine.available / GIB, None
+    for folder, second in _groups("memory"):
+        names = ("memory.max", "memory.current") if second else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        most, used = (_read(folder / name).strip() for name in names)
+        if not most.isdigit() or int(most) >= NO_LIMIT:
             continue
 
-        parts = [part for part in path.split("/") if part]
-        for depth in range(len(parts) + 1):
-            yield "/".join([top, *parts[:depth]]), *names
+        limit = min(int(most) / GIB, limit or inf)
+        if used.isdigit():
+            counted = _counts(_read(folder / "memory.stat"))
+            cache = sum(counted.get(("" if second else "total_") + name, 0) for name in RECLAIMABLE)
+            available = min(available, (int(most) - max(int(used) - cache, 0)) / GIB)
+
+    return Memory(machine.total / GIB, available, swap.free / GIB, limit)
 
 
-def host_memory() -> dict[str, float | None]:
-    """Return GiB: ``total``, ``available``, ``swap``, and ``limit`` of the control group (None without one).
-
-    ``available`` is what a program can get without swapping: files in the page cache count as free, as they do in the
-    kernel's MemAvailable, also inside a control group.
-    """
-    lines = dict(line.split(":", 1) for line in read("/proc/meminfo").splitlines() if ":" in line)
-    size = {key: int(value.split()[0]) / 2**20 for key, value in lines.items() if value.split()}
-    total, available, limit = size.get("MemTotal"), size.get("MemAvailable"), None
-    for folder, most, used, prefix in _groups():
-        text = read(f"{folder}/{most}").strip()
-        if not text.isdigit() or int(text) >= NO_LIMIT:
-            continue
-
-        limit = int(text) / GIB if limit is None else min(limit, int(text) / GIB)
-        now = read(f"{folder}/{used}").strip()
-        if now.isdigit() and available is not None:
-            counted = dict(line.split(" ", 1) for line in read(f"{folder}/memory.stat").splitlines() if " " in line)
-            cache = sum(int(counted.get(prefix + name, 0)) for name in RECLAIMABLE)
-            available = min(available, (int(text) - max(int(now) - cache, 0)) / GIB)
-
-    return {"total": total, "available": available, "swap": size.get("SwapFree"), "limit": limit}
-
-
-def largest_memory() -> float | None:
-    """Return the GiB that a program could have on this machine at most: all of it, or the control group's limit."""
-    size = host_memory()
-    known = [value for value in (size["total"], size["limit"]) if value is not None]
-    return min(known) if known else None
+def oom_kills() -> int:
+    """Return how many processes of this control group the kernel's OOM killer has ended since it was made."""
+    return _counts(_read(Path(CGROUP, "memory.events"))).get("oom_kill", 0)
 
 
 def processors() -> int:
     """Return how many processors this process may use at a time: its own set, and the control group's quota."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for line in read("/proc/self/cgroup").splitlines() or ["0::/"]:
-        kinds, _, path = line.partition(":")[2].partition(":")
-        parts = [part for part in path.split("/") if part]
-        for depth in range(len(parts) + 1):
-            below = "/".join(parts[:depth])
-            if not kinds:
-                quota, _, period = read(f"{CGROUP}/{below}/cpu.max").strip().partition(" ")
-            elif "cpu" in kinds.split(","):
-                quota, period = (
-                    read(f"{CGROUP}/cpu/{below}/cpu.cfs_{what}_us").strip() for what in ("quota", "period")
-                )
-            else:
-                continue
-
-            if quota.isdigit() and period.isdigit() and int(period):
-                count = min(count, max(1, -(-int(quota) // int(period))))
+    count = len(os.sched_getaffinity(0))
+    for folder, second in _groups("cpu"):
+        names = ("cpu.max",) if second else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        numbers = " ".join(_read(folder / name) for name in names).split()
+        if len(numbers) == 2 and all(number.isdigit() for number in numbers) and int(numbers[1]):
+            count = min(count, max(1, -(-int(numbers[0]) // int(numbers[1]))))
 
     return count

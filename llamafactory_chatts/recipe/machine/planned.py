@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...core.errors import ChatTSError
 from . import gpus
-from .host_limits import host_memory, largest_memory
+from .host_limits import host_memory
 
 
 USABLE = 0.985
@@ -95,7 +95,7 @@ def find_card(name: str) -> Card:
 
     every = [card.name for card, _ in known_cards()]
     near = difflib.get_close_matches(name, every, n=6, cutoff=0.4) or every[:6]
-    fix = f"Give --vram GIB, or one of the {len(every)} cards in plan/cards.json, such as {', '.join(near)}"
+    fix = f"Give --vram GIB, or one of the {len(every)} cards in recipe/machine/cards.json, such as {', '.join(near)}"
     raise ChatTSError(f"{name!r} is not in the table of cards", where="--gpu", fix=fix)
 
 
@@ -142,11 +142,13 @@ def choose_machine(gpu: str | None, vram: float | None, ram: float | None, nodes
         return Machine(Card(f"{vram:g} GiB card", vram), 1, nodes, ram)
 
     card, count, notes = _own_cards()
-    own, all_of_it = largest_memory(), host_memory()["total"]
-    if card is not None and ram is None and own is not None and all_of_it is not None and own < all_of_it:
-        notes += (f"{own:.0f} of {all_of_it:.0f} GiB host memory: the limit of the control group",)
+    if card is not None and ram is None:
+        memory = host_memory()
+        ram = memory.largest
+        if ram < memory.total:
+            notes += (f"{ram:.0f} of {memory.total:.0f} GiB host memory: the limit of the control group",)
 
-    return Machine(card, count, nodes, ram or (own if card else None), notes=notes)
+    return Machine(card, count, nodes, ram, notes=notes)
 
 
 def _own_cards() -> tuple[Card | None, int, tuple[str, ...]]:
@@ -154,8 +156,8 @@ def _own_cards() -> tuple[Card | None, int, tuple[str, ...]]:
 
     That is what CUDA shows (``CUDA_VISIBLE_DEVICES``, MIG), one process each, or as many as ``NPROC_PER_NODE`` says.
     """
-    every = gpus.gpus()
-    seen = gpus.visible(every)
+    found = gpus.driver()
+    every, seen = found.cards, gpus.visible(found)
     if not seen:
         return None, 1, (f"{_SETTING} hides all {len(every)} cards of this machine",) if every else ()
 
