@@ -1,6 +1,5 @@
 """The checks of one row: its structure, its placeholders, its series, its answers."""
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from ...core.placeholders import check_placeholders
 from ...core.series import as_series, encode
 from ...files.series_files import inside, read_series_file
 from ...rows.layout import Conversation, Layout
+from ..sketch import hashed
 from .answer_checks import AnswerChecker
 from .findings import Findings
 
@@ -66,15 +66,6 @@ def _code(error: ChatTSError) -> str:
         return "gaps"
 
     return "empty-series" if "is empty" in error.what else "not-numbers"
-
-
-def _hash(parts: list[bytes]) -> int:
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-
-    return int.from_bytes(digest.digest(), "little")
 
 
 def _text(text: str) -> bytes:
@@ -145,7 +136,7 @@ class RowChecker:
         elif self.layout.ranking:  # several pairs to one question are no contradiction, one pair both ways round is
             question = [*question, *sorted(answer)]
 
-        return CheckedRow(talk, series, labels, _hash(question), _hash(answer))
+        return CheckedRow(talk, series, labels, hashed(*question), hashed(*answer))
 
     def _check_placeholders(self, talk: Conversation, series: int, where: str) -> None:
         try:

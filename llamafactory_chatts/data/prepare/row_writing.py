@@ -21,30 +21,18 @@ class Row:
     series: list[np.ndarray]
 
 
-class Rows:
-    """Collects the rows of a chunk, apart for each part of the split.
+def payload_of(rows: list[Row], parquet: bool, messages: bool) -> tuple[bytes, list[int]]:
+    """Return rows as bytes, and the bytes of each row (0 for Arrow).
 
     Args:
         parquet: Arrow batches instead of JSON lines.
         messages: columns ``messages`` and ``timeseries`` instead of ``input``, ``output`` and ``timeseries``.
     """
+    if parquet:
+        return to_ipc(arrow_batch(rows, messages)) if rows else b"", [0] * len(rows)
 
-    def __init__(self, parquet: bool, messages: bool) -> None:
-        self.parquet, self.messages = parquet, messages
-        self._parts: dict[str, list[Any]] = {}
-
-    def add(self, part: str, row: Row) -> int:
-        """Add a row to a part; return how many bytes of the part's payload it takes (0 for Arrow)."""
-        item = row if self.parquet else json_line(row, self.messages)
-        self._parts.setdefault(part, []).append(item)
-        return 0 if self.parquet else len(item)
-
-    def payload(self) -> dict[str, bytes]:
-        """Return part -> its rows."""
-        if self.parquet:
-            return {part: to_ipc(arrow_batch(rows, self.messages)) for part, rows in self._parts.items()}
-
-        return {part: b"".join(rows) for part, rows in self._parts.items()}
+    lines = [json_line(row, messages) for row in rows]
+    return b"".join(lines), list(map(len, lines))
 
 
 def json_line(row: Row, messages: bool) -> bytes:
