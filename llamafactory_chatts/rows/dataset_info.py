@@ -3,14 +3,41 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..core.atomic import write_text
 from ..core.errors import ChatTSError, Problem, shorten
-from ..core.locking import locked
 from . import info_text
 from .entries import find_mistakes, local_file, read_entries
+
+
+TIMEOUT = 10.0
+"""Seconds to wait for another writer."""
+
+
+@contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """Hold the lock of a file: one writer at a time. The system lets go of it when its holder ends, however it ends."""
+    from filelock import FileLock, Timeout
+
+    target = Path(path)
+    lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=TIMEOUT)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        what = f"another process has been writing for {TIMEOUT:g} seconds"
+        raise ChatTSError(what, where=path, fix="Wait for it, or end it, and try again") from None
+    except OSError as error:
+        what = f"cannot be written ({error.strerror or error})"
+        raise ChatTSError(what, where=lock.lock_file, fix="Name another path or free the place") from error
+
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def read(path: str | os.PathLike) -> dict[str, Any]:
@@ -41,7 +68,7 @@ def write(path: str | os.PathLike, entries: dict[str, Any], *, replace: bool = T
         ChatTSError: the file that is there is no JSON object, it cannot be written, or another process holds it.
     """
     target = os.path.realpath(path)  # a link stays a link
-    with locked(target):
+    with _locked(target):
         text = read_entries(path)[0] if os.path.exists(target) else "{}\n"
         content = json.loads(text)
         there = [name for name in entries if name in content]
@@ -67,7 +94,7 @@ def remove(path: str | os.PathLike, name: str) -> dict[str, Any]:
     if not os.path.exists(target):
         read(path)  # says what is wrong
 
-    with locked(target):
+    with _locked(target):
         text, content = read_entries(path)
         if name not in content:
             names = ", ".join(map(shorten, content)) or "none"

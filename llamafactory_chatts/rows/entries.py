@@ -60,8 +60,8 @@ def find_mistakes(entries: dict[str, Any], file: str | os.PathLike = FILE) -> It
     errors = Draft202012Validator(json.loads(schema_text())).iter_errors(entries)
     known = ((".".join(map(str, error.absolute_path)), error) for error in errors)
     first = ("enum", "additionalProperties")  # an unknown word brings other errors with it
-    known = sorted(known, key=lambda item: (item[1].validator not in first, item[0]))
-    yield from dict.fromkeys(Problem(f"{file}: {path}", *_explain(error)) for path, error in known)
+    ordered = sorted(known, key=lambda item: (item[1].validator not in first, item[0]))
+    yield from dict.fromkeys(Problem(f"{file}: {path}", *_explain(error)) for path, error in ordered)
 
 
 def check_entries(names: list[str], entries: dict[str, Any], file: str | os.PathLike) -> None:

@@ -89,8 +89,8 @@ class Layout:
         common |= {"tools": "tools"} if isinstance(row.get("tools"), (str, list, dict)) else {}
         tag = next((name for name in ("kto_tag", "label") if isinstance(row.get(name), bool)), None)
         common |= {"kto_tag": tag} if tag else {}
-        pair = {name: name for name in ("chosen", "rejected") if name in row}
-        pair = pair if len(pair) == 2 else {}
+        ranked = {"chosen", "rejected"} <= row.keys()
+        pair: dict[str, str] = {"chosen": "chosen", "rejected": "rejected"} if ranked else {}
         for name in ("conversations", "messages"):
             turns = row.get(name)
             if isinstance(turns, list):
@@ -100,7 +100,7 @@ class Layout:
                 columns = {"messages": name, **system, **common, **pair}
                 return cls("openai" if openai else "sharegpt", columns, dict(tags), bool(pair))
 
-        extra = {name: name for name in ("system", "history") if name in row}
+        extra: dict[str, str] = {name: name for name in ("system", "history") if name in row}
         for prompt in (["instruction", "input"], ["instruction"], ["input"], ["prompt"], ["question"]):
             if all(name in row for name in prompt):
                 roles = dict(zip(("prompt", "query"), prompt))

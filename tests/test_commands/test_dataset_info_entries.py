@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from llamafactory_chatts.cli import main
+from llamafactory_chatts.rows import dataset_info
 
 
 OTHERS = '{\n  "mine": {"file_name": "mine.json",   "odd spacing": true},\n  "中文": {"hf_hub_url": "a/b"}\n}\n'
@@ -103,6 +104,28 @@ def test_writers_at_the_same_time_lose_nothing(folder):
     assert [process.wait(timeout=900) for process in running] == [0, 0, 0]
     assert len(json.loads(text(folder))) == 2 + 45
     assert sorted(path.name for path in folder.iterdir() if path.suffix == ".tmp") == []
+
+
+def test_another_writer_is_waited_for_and_then_named(folder, capsys, monkeypatch):
+    script = (
+        "import sys, time; from llamafactory_chatts.rows import dataset_info as d\n"
+        "with d._locked(sys.argv[1]): print('held', flush=True); time.sleep(600)"
+    )
+    path = folder / "dataset_info.json"
+    holder = subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        monkeypatch.setattr(dataset_info, "TIMEOUT", 0.2)
+        assert main(["dataset-info", "remove", "mine", "--dir", str(folder)]) == 2
+        said = capsys.readouterr().err
+        assert f"{path}: another process has been writing for 0.2 seconds. Wait for it" in said
+        assert text(folder) == OTHERS
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+
+    assert main(["dataset-info", "remove", "mine", "--dir", str(folder)]) == 0  # killed: its lock is gone, too
 
 
 class TestColumns:
