@@ -19,7 +19,7 @@ TIMEOUT = 10.0
 
 @contextmanager
 def _locked(path: str) -> Iterator[None]:
-    """Hold the lock of a file: one writer at a time. The system lets go of it when its holder ends, however it ends."""
+    """Hold the lock of a file: one writer at a time. The system takes it from a holder that has ended."""
     from filelock import FileLock, Timeout
 
     target = Path(path)

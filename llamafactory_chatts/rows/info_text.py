@@ -2,7 +2,6 @@
 
 import json
 import re
-from json.decoder import scanstring
 from typing import Any, NamedTuple
 
 
@@ -20,7 +19,8 @@ class Span(NamedTuple):
 
 
 def _skip(text: str, at: int) -> int:
-    return _SPACE.match(text, at).end()
+    space = _SPACE.match(text, at)
+    return space.end() if space else at
 
 
 def spans(text: str) -> list[Span]:
@@ -30,7 +30,7 @@ def spans(text: str) -> list[Span]:
     at = _skip(text, _skip(text, 0) + 1)
     while text[at] != "}":
         start = at
-        key, at = scanstring(text, at + 1, True)
+        key, at = decode(text, at)
         value = _skip(text, _skip(text, at) + 1)
         _, end = decode(text, value)
         found.append(Span(key, start, value, end))
