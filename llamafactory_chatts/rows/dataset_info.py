@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 from ..core.atomic import write_text
 from ..core.errors import ChatTSError, Problem, shorten
-from . import info_text
 from .entries import find_mistakes, local_file, read_entries
 
 
@@ -54,7 +54,7 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def write(path: str | os.PathLike, entries: dict[str, Any], *, replace: bool = True) -> dict[str, Any]:
-    """Add or replace entries in a dataset_info.json, atomically; all others stay as they are, to the byte.
+    """Add or replace entries in a dataset_info.json, atomically; all others stay, in their order.
 
     Several processes may write at the same time: none loses the entry of another.
 
@@ -69,19 +69,12 @@ def write(path: str | os.PathLike, entries: dict[str, Any], *, replace: bool = T
     """
     target = os.path.realpath(path)  # a link stays a link
     with _locked(target):
-        text = read_entries(path)[0] if os.path.exists(target) else "{}\n"
-        content = json.loads(text)
+        text, content = read_entries(path) if os.path.exists(target) else ("{}\n", {})
         there = [name for name in entries if name in content]
         if there and not replace:
             raise ChatTSError("the name is taken", where=f"{path}: {there[0]}", fix="Take another, or add --replace")
 
-        for name, entry in entries.items():
-            if name not in content or content[name] != entry:
-                text = info_text.put(text, name, entry)
-
-        write_text(target, text)
-
-    return json.loads(text)
+        return _put(target, text, content, {**content, **entries})
 
 
 def remove(path: str | os.PathLike, name: str) -> dict[str, Any]:
@@ -100,10 +93,19 @@ def remove(path: str | os.PathLike, name: str) -> dict[str, Any]:
             names = ", ".join(map(shorten, content)) or "none"
             raise ChatTSError("there is no such entry", where=f"{path}: {name}", fix=f"Entries: {names}")
 
-        text = info_text.remove(text, name)
-        write_text(target, text)
+        return _put(target, text, content, {key: entry for key, entry in content.items() if key != name})
 
-    return json.loads(text)
+
+def _put(target: str, text: str, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Write a content in the way of the text that was there: its indentation, line ends, escapes and last line."""
+    if new != old or not os.path.exists(target):
+        indent = re.match(r'\s*\{\s*?\n([ \t]*)"', text)
+        width = indent[1] if indent else None if old else "  "
+        dumped = json.dumps(new, ensure_ascii="\\u" in text, indent=width)
+        ends = text[len(text.rstrip()) :]
+        write_text(target, dumped.replace("\n", "\r\n" if "\r\n" in text else "\n") + ends)
+
+    return new
 
 
 def find_problems(path: str | os.PathLike, content: dict[str, Any] | None = None) -> Iterator[Problem]:

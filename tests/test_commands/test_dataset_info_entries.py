@@ -32,13 +32,39 @@ def test_add_list_remove(folder, capsys):
         "file_name": "plant.jsonl",
         "columns": {"prompt": "input", "response": "output", "timeseries": "timeseries"},
     }
-    assert '"mine": {"file_name": "mine.json",   "odd spacing": true}' in text(folder)
+    assert list(json.loads(text(folder))) == ["mine", "中文", "plant"] and '"中文"' in text(folder)
     assert main(["dataset-info", "list", "--dir", str(folder)]) == 0
     printed = capsys.readouterr().out
     assert "plant  plant.jsonl  alpaca  timeseries: timeseries" in printed and "中文  a/b" in printed
     assert main(["dataset-info", "remove", "plant", "--dir", str(folder)]) == 0
-    assert text(folder) == OTHERS
+    assert list(json.loads(text(folder)).items()) == list(json.loads(OTHERS).items())
     assert (folder / "plant.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"indent": 2},
+        {"indent": 4, "ensure_ascii": False},
+        {"indent": "\t"},
+        {"indent": 0},
+        {},
+    ],
+)
+@pytest.mark.parametrize("newline, end", [("\n", "\n"), ("\r\n", ""), ("\n", "")])
+def test_the_file_keeps_its_form(tmp_path, form, newline, end):
+    entries = {"泵": {"file_name": "a.json", "columns": {"prompt": "q"}}, "b": {"file_name": "b.json"}}
+    path = tmp_path / "dataset_info.json"
+    before = json.dumps(entries, **form).replace("\n", newline) + end
+    path.write_bytes(before.encode())
+    dataset_info.write(path, {"new": {"file_name": "温度.json", "tags": {}}})
+    added = json.dumps({**entries, "new": {"file_name": "温度.json", "tags": {}}}, **form)
+    assert path.read_bytes() == (added.replace("\n", newline) + end).encode()
+    dataset_info.write(path, {"b": {"file_name": "c.json"}})  # in its place
+    assert list(json.loads(path.read_text(encoding="utf-8"))) == ["泵", "b", "new"]
+    dataset_info.write(path, {"b": entries["b"]})
+    dataset_info.remove(path, "new")
+    assert path.read_bytes() == before.encode()
 
 
 @pytest.mark.parametrize("entry", [5, None, {"file_name": "x.json", "columns": None}])
