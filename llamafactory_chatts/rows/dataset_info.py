@@ -6,11 +6,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from ..core.atomic import write_text
 from ..core.errors import ChatTSError, Problem, shorten
-from .entries import find_mistakes, local_file, read_entries
+from .entries import Entries, find_mistakes, local_file, raise_mistakes, read_entries
 
 
 TIMEOUT = 10.0
@@ -40,7 +39,7 @@ def _locked(path: str) -> Iterator[None]:
         lock.release()
 
 
-def read(path: str | os.PathLike) -> dict[str, Any]:
+def read(path: str | os.PathLike) -> Entries:
     """Return the content of a dataset_info.json.
 
     Raises:
@@ -53,7 +52,7 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     return read_entries(path)[1]
 
 
-def write(path: str | os.PathLike, entries: dict[str, Any], *, replace: bool = True) -> dict[str, Any]:
+def write(path: str | os.PathLike, entries: Entries, *, replace: bool = True) -> Entries:
     """Add or replace entries in a dataset_info.json, atomically; all others stay, in their order.
 
     Several processes may write at the same time: none loses the entry of another.
@@ -77,7 +76,7 @@ def write(path: str | os.PathLike, entries: dict[str, Any], *, replace: bool = T
         return _put(target, text, content, {**content, **entries})
 
 
-def remove(path: str | os.PathLike, name: str) -> dict[str, Any]:
+def remove(path: str | os.PathLike, name: str) -> Entries:
     """Remove an entry, as carefully as :func:`write` adds one; its data file stays. Returns the new content.
 
     Raises:
@@ -96,7 +95,7 @@ def remove(path: str | os.PathLike, name: str) -> dict[str, Any]:
         return _put(target, text, content, {key: entry for key, entry in content.items() if key != name})
 
 
-def _put(target: str, text: str, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+def _put(target: str, text: str, old: Entries, new: Entries) -> Entries:
     """Write a content in the way of the text that was there: its indentation, line ends, escapes and last line."""
     if new != old or not os.path.exists(target):
         indent = re.match(r'\s*\{\s*?\n([ \t]*)"', text)
@@ -108,7 +107,7 @@ def _put(target: str, text: str, old: dict[str, Any], new: dict[str, Any]) -> di
     return new
 
 
-def find_problems(path: str | os.PathLike, content: dict[str, Any] | None = None) -> Iterator[Problem]:
+def find_problems(path: str | os.PathLike, content: Entries | None = None) -> Iterator[Problem]:
     """Yield what is wrong with a dataset_info.json, each with file and key.
 
     Entries are held against the schema, and their local files must exist.
@@ -138,13 +137,5 @@ def validate(path: str | os.PathLike) -> int:
     Raises:
         ChatTSError: one or more mistakes, all of them named.
     """
-    problems = list(find_problems(path))
-    if len(problems) == 1:
-        raise ChatTSError(problems[0].what, problems[0].where, problems[0].fix)
-
-    if problems:
-        lines = [str(ChatTSError(item.what, item.where, item.fix)) for item in problems]
-        text = "\n  ".join([f"{len(problems)} mistakes", *lines])
-        raise ChatTSError(text.removesuffix("."), where=str(path))
-
+    raise_mistakes(list(find_problems(path)), str(path))
     return len(read(path))

@@ -124,7 +124,9 @@ def _values(file: TextIO) -> Iterator[object]:
     decode = json.JSONDecoder().raw_decode
     text, at, before, ended = "", 0, "[", False
     while True:
-        sign, start = (gap := _GAP.match(text, at))[1], gap.end()
+        gap = _GAP.match(text, at)
+        assert gap is not None  # it matches nothing, too
+        sign, start = gap[1], gap.end()
         if start < len(text) or ended:
             closed = start if sign == "]" else start + 1 if sign == "[" and text.startswith("]", start) else 0
             if closed:

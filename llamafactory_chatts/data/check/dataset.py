@@ -13,13 +13,14 @@ import numpy as np
 from ...core.contract import COLUMN
 from ...core.errors import ChatTSError, shorten
 from ...rows import mapped_columns as series_columns
+from ...rows.cells import read_cell
 from ...rows.layout import Layout
 from ...rows.reading import UnreadableRow, read_rows
 from .answer_checks import AnswerChecker
 from .findings import Findings
 from .leakage import Parts, Place, Repeats
 from .preview import Sample
-from .row_checks import CheckedRow, RowChecker, read_series
+from .row_checks import CheckedRow, RowChecker
 from .targets import Part, resolve
 
 
@@ -267,7 +268,7 @@ class _Run:
                     raise ChatTSError(str(content))
 
                 column = layout.columns.get("timeseries")
-                series, wrong = read_series(content[column] if column else None, part.media_dir)
+                series, wrong = read_cell(content[column] if column else None, part.media_dir)
                 self._compare(index, (number, row), series)
                 if wrong:
                     raise wrong[0]
