@@ -6,7 +6,6 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -139,7 +138,7 @@ class _Run:
         self.prose_total = 0
         self.short_answers: Counter | None = Counter()
 
-    def _rows(self, part: Part) -> Iterator[tuple[int, int, Any, Layout | None]]:
+    def _rows(self, part: Part) -> Iterator[tuple[int, int, object, Layout | None]]:
         """Yield (number of the file, row, content, layout) of a part."""
         for file in part.files:
             number, layout = len(self.files), part.layout

@@ -15,6 +15,8 @@ from ...core.errors import ChatTSError, shorten
 from ...core.placeholders import check_placeholders
 from ...core.series import as_series
 from ..labels import answers, matching
+from ..labels.folder_index import FolderIndex
+from ..labels.formats import LabelRow, Message
 from ..labels.series import Found, Rejected, find_file, read_series, texts_of
 from ..sketch import hashed
 from . import dedupe, gaps, resample, windows
@@ -45,8 +47,8 @@ class Done:
     payload: bytes = b""
     rows: list[tuple[int, str, dedupe.Key | None]] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
-    rejects: dict[int, dict[str, Any]] = field(default_factory=dict)
-    labels: list[dict[str, Any]] = field(default_factory=list)
+    rejects: dict[int, dict[str, object]] = field(default_factory=dict)
+    labels: list[dict[str, object]] = field(default_factory=list)
     tally: Counter = field(default_factory=Counter)
     files: list[int] = field(default_factory=list)
 
@@ -60,14 +62,14 @@ class Worker:
         indexes: per source its :class:`.matching.FolderIndex`, None where it names no folder.
     """
 
-    def __init__(self, recipe: Recipe, messages: bool, indexes: list[Any]) -> None:
+    def __init__(self, recipe: Recipe, messages: bool, indexes: list[FolderIndex | None]) -> None:
         self.recipe, self.messages, self.indexes = recipe, messages, indexes
 
     @cached_property
     def _rules(self) -> list[list[matching.Rule]]:
         return [matching.parse_rules(list(source.match)) for source in self.recipe.sources]
 
-    def __call__(self, number: int, labels: list[Any]) -> Done:
+    def __call__(self, number: int, labels: list[LabelRow]) -> Done:
         """Return the chunk ``labels`` (:class:`.sources.LabelRow`) of source ``number``, finished."""
         done, rows = Done(number, len(labels)), list[Row]()
         source = self.recipe.sources[number]
@@ -88,9 +90,9 @@ class Worker:
         done.payload, done.sizes = payload_of(rows, self.recipe.parquet, self.messages)
         return done
 
-    def _rows(self, label: Any, number: int, done: Done) -> list[tuple[Row, str, dedupe.Key | None]]:
+    def _rows(self, label: LabelRow, number: int, done: Done) -> list[tuple[Row, str, dedupe.Key | None]]:
         source = self.recipe.sources[number]
-        if getattr(label, "problem", None):
+        if label.problem:
             raise Rejected("unreadable row", label.problem)
 
         file = find_file(label, self.indexes[number], self._rules[number])
@@ -129,7 +131,7 @@ class Worker:
         return row, part, key
 
 
-def _variants(texts: list[dict[str, Any]], found: Found, source: Source, tally: Counter) -> list[Row]:
+def _variants(texts: list[Message], found: Found, source: Source, tally: Counter) -> list[Row]:
     """Return the rows of a label: one, or one per window."""
     if not found.values:
         return [Row([{**text, "content": _as_text(text["content"])} for text in texts], [])]
@@ -179,7 +181,7 @@ def _variants(texts: list[dict[str, Any]], found: Found, source: Source, tally: 
     return rows
 
 
-def _answers(texts: list[dict[str, Any]], source: Source, points: int) -> dict[int, list[Any]] | None:
+def _answers(texts: list[Message], source: Source, points: int) -> dict[int, list[Any]] | None:
     """Return turn -> its parsed answer, None where the answers stay as they are."""
     if source.answers == "keep" and not source.moves:
         return None
@@ -227,7 +229,7 @@ def _check_kept(parsed: dict[int, list[Any]] | None, before: windows.Piece, afte
 
 
 def _row(
-    texts: list[dict[str, Any]], parsed: dict[int, list[Any]] | None, series: list[np.ndarray], piece: Any
+    texts: list[Message], parsed: dict[int, list[Any]] | None, series: list[np.ndarray], piece: windows.Piece | None
 ) -> Row:
     try:
         series = [as_series(values) for values in series]
@@ -250,6 +252,6 @@ def _row(
     return Row(written, series)
 
 
-def _as_text(content: Any) -> str:
+def _as_text(content: object) -> str:
     """Return an answer as text; a list or number of the label file as JSON."""
     return content if isinstance(content, str) else answers.dumps(content)
