@@ -7,7 +7,7 @@ remove     removes an entry; its data file stays
 validate   names every wrong key, and every data file that does not exist
 generate   adds the entries of the demo data and writes the schema beside them
 
-Entries that are not named stay as they are, to the byte. Several processes may write at the same time.
+Entries that are not named stay as they are, in their order. Several processes may write at the same time.
 
 examples:
   lmf-chatts dataset-info add plant dataset_info/plant.jsonl

@@ -4,12 +4,16 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..core.errors import ChatTSError, shorten
 from .csv_text import COMMA, EMPTY, decimal_sign, read_csv, unreadable
+
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".npy", ".npz", ".parquet", ".feather", ".xlsx")
@@ -35,7 +39,7 @@ class Columns:
     """
 
     names: list[str]
-    columns: list[Any]
+    columns: "list[np.ndarray | pa.Array]"
     header: bool = True
     first_line: int | None = None
     how: dict[str, str] = field(default_factory=dict)
@@ -133,7 +137,7 @@ def _npz(path: str) -> Columns:
     return Columns(list(found), list(found.values()))
 
 
-def _from_arrow(table: Any) -> Columns:
+def _from_arrow(table: "pa.Table") -> Columns:
     import pyarrow as pa
 
     columns = []
@@ -195,7 +199,7 @@ def _xlsx(path: str) -> Columns:
     return Columns(names, columns, header, 2 if header else 1, {"sheet": title})
 
 
-def _cells(cells: list[Any]) -> Any:
+def _cells(cells: list[object]) -> "pa.Array":
     """Return the cells of a sheet's column as an arrow array: numbers, times, or else text."""
     import datetime
 
@@ -203,7 +207,7 @@ def _cells(cells: list[Any]) -> Any:
 
     kinds = {type(cell) for cell in cells} - {type(None)}
     if kinds <= {int, float}:
-        return pa.array([None if cell is None else float(cell) for cell in cells], pa.float64())
+        return pa.array([float(cell) if isinstance(cell, (int, float)) else None for cell in cells], pa.float64())
 
     if kinds <= {datetime.datetime}:
         return pa.array(cells, pa.timestamp("us"))
@@ -217,7 +221,7 @@ def _cells(cells: list[Any]) -> Any:
 _READERS = {".npy": _npy, ".npz": _npz, ".parquet": _parquet, ".feather": _feather, ".xlsx": _xlsx}
 
 
-def is_numeric(column: Any) -> bool:
+def is_numeric(column: "np.ndarray | pa.Array") -> bool:
     """Return whether a column is of a numeric type (true and false are none)."""
     if isinstance(column, np.ndarray):
         return column.dtype.kind in "iuf"
@@ -227,7 +231,7 @@ def is_numeric(column: Any) -> bool:
     return kinds.is_integer(column.type) or kinds.is_floating(column.type) or kinds.is_decimal(column.type)
 
 
-def numbers(column: Any, decimal: str | None = None) -> tuple[np.ndarray, list[int]]:
+def numbers(column: "np.ndarray | pa.Array", decimal: str | None = None) -> tuple[np.ndarray, list[int]]:
     """Return a column as float64 and the rows that hold something else than a number.
 
     Empty cells and cells such as ``NA`` are NaN and not counted. Text is read number by number: with the decimal sign
@@ -268,7 +272,7 @@ def numbers(column: Any, decimal: str | None = None) -> tuple[np.ndarray, list[i
     return values, bad
 
 
-def _number(cell: Any, comma: bool) -> float:
+def _number(cell: object, comma: bool) -> float:
     if isinstance(cell, (bool, np.bool_)) or not isinstance(cell, (str, int, float)):
         raise TypeError
 

@@ -9,9 +9,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from io import StringIO
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..core.errors import ChatTSError, shorten
+
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 SNIFF, SAMPLED = 1 << 16, 200
@@ -48,7 +52,7 @@ class CsvText:
     """
 
     names: list[str]
-    columns: list[Any]
+    columns: list["pa.Array"]
     first_line: int
     header: bool
     encoding: str
@@ -230,13 +234,13 @@ def decimal_sign(cells: Iterable[str]) -> str:
 
 def _parse(
     data: bytes, width: int, skip: int, separator: str, decimal: str, quoted: bool, path: str, first_line: int
-) -> list[Any]:
+) -> list["pa.Array"]:
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
     ragged = []
 
-    def note(row: Any) -> str:
+    def note(row: "arrow_csv.InvalidRow") -> str:
         if row.text.strip():
             ragged.append(row)
         return "skip"

@@ -1,14 +1,19 @@
 """Reading the series of a file that a dataset cell points to."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..core.errors import ChatTSError, shorten
 from ..core.series import as_series
 from .column_files import is_numeric, numbers, read_columns
+
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 SUFFIXES = (".csv", ".npy", ".parquet")
@@ -73,29 +78,30 @@ def read_series_file(path: str) -> list[np.ndarray]:
     return series
 
 
-def _read_columns(path: str) -> dict[str, Any]:
+def _read_columns(path: str) -> Mapping[str, object]:
     found = read_columns(path)
     columns = {name: column for name, column in zip(found.names, found.columns) if name}  # without: a row number
+    table = {name: column for name, column in columns.items() if not isinstance(column, np.ndarray)}
     if path.lower().endswith(".npy"):
         return columns
 
-    if "value" in columns:
-        columns = {"value": columns["value"]}
+    if "value" in table:
+        table = {"value": table["value"]}
 
-    numeric = {f"column {name}": numbers(column)[0] for name, column in columns.items() if _has_numbers(column)}
-    if len(columns) == 1 and not numeric:
-        [(name, column)] = columns.items()
+    numeric = {f"column {name}": numbers(column)[0] for name, column in table.items() if _has_numbers(column)}
+    if len(table) == 1 and not numeric:
+        [(name, column)] = table.items()
         return {f"column {name}": [_number(cell) for cell in column.to_pylist()]} if len(column) else {}
 
     return numeric
 
 
-def _has_numbers(column: Any) -> bool:
+def _has_numbers(column: "pa.Array") -> bool:
     """Return whether a column is one of numbers, or of gaps alone, which the reader of series will name."""
     return is_numeric(column) or str(column.type) == "null" and len(column) > 0
 
 
-def _number(value: Any) -> Any:
+def _number(value: object) -> object:
     """Return the number that a text is; anything else as it is, for :func:`as_series` to name."""
     try:
         return float(value) if isinstance(value, str) else value

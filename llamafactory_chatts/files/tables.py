@@ -3,12 +3,17 @@
 import os
 import unicodedata
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..core.errors import ChatTSError, shorten
 from .column_files import Columns, is_numeric, numbers, read_columns
 from .times import in_order, looks_like_times, moments
+
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 VALUE = "value"
@@ -128,7 +133,7 @@ def read_table(
     return table
 
 
-def _may_be_numbers(column: object) -> bool:
+def _may_be_numbers(column: "np.ndarray | pa.Array") -> bool:
     """Return whether a column that nobody named is worth a look: numbers, text, or nothing but gaps."""
     if is_numeric(column):
         return True

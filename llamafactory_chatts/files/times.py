@@ -1,12 +1,17 @@
 """Columns of times: which column is one, and its moments for the order of the rows."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..core.errors import ChatTSError, shorten
 from .column_files import is_numeric
 from .csv_text import DATE, EMPTY
+
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 
 NAMES = frozenset(
@@ -20,7 +25,7 @@ _CLOCK_ONLY = ("%H:%M:%S", "%H:%M", "%H:%M:%S.%f")
 _EITHER_WAY = (("%d/%m/%Y", "%m/%d/%Y"), ("%d-%m-%Y", "%m-%d-%Y"))
 
 
-def looks_like_times(name: str, column: Any) -> bool:
+def looks_like_times(name: str, column: "np.ndarray | pa.Array") -> bool:
     """Return whether a column of a table holds times.
 
     That is: a type of times, text whose first cell looks like a date or a clock, or numbers under a name such as
@@ -41,7 +46,7 @@ def looks_like_times(name: str, column: Any) -> bool:
     return first is not None and DATE.fullmatch(first) is not None
 
 
-def _first_text(column: Any) -> str | None:
+def _first_text(column: "pa.Array") -> str | None:
     for cell in column:
         text = cell.as_py()
         if text is not None and str(text).strip() not in EMPTY:
@@ -50,7 +55,7 @@ def _first_text(column: Any) -> str | None:
     return None
 
 
-def moments(column: Any, where: str, name: str) -> np.ndarray:
+def moments(column: "np.ndarray | pa.Array", where: str, name: str) -> np.ndarray:
     """Return a column of times as a vector that can be compared: ``datetime64`` or float64.
 
     A cell without a time gets that of the row before it, so that it stays where it is.
@@ -142,7 +147,7 @@ def _fits(form: str, text: str) -> bool:
     return True
 
 
-def _no_date(column: Any, where: str, name: str) -> ChatTSError:
+def _no_date(column: "pd.Series", where: str, name: str) -> ChatTSError:
     bad = next((cell for cell in column if cell is not None and not DATE.fullmatch(str(cell))), None)
     what = f"{shorten(repr(bad), 40)} in the time column {name!r} is no date"
     if bad is None:

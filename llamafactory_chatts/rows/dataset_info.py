@@ -2,18 +2,44 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from ..core.atomic import write_text
 from ..core.errors import ChatTSError, Problem, shorten
-from ..core.locking import locked
-from . import info_text
-from .entries import find_mistakes, local_file, read_entries
+from .entries import Entries, find_mistakes, local_file, raise_mistakes, read_entries
 
 
-def read(path: str | os.PathLike) -> dict[str, Any]:
+TIMEOUT = 10.0
+"""Seconds to wait for another writer."""
+
+
+@contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """Hold the lock of a file: one writer at a time. The system takes it from a holder that has ended."""
+    from filelock import FileLock, Timeout
+
+    target = Path(path)
+    lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=TIMEOUT)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        what = f"another process has been writing for {TIMEOUT:g} seconds"
+        raise ChatTSError(what, where=path, fix="Wait for it, or end it, and try again") from None
+    except OSError as error:
+        what = f"cannot be written ({error.strerror or error})"
+        raise ChatTSError(what, where=lock.lock_file, fix="Name another path or free the place") from error
+
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def read(path: str | os.PathLike) -> Entries:
     """Return the content of a dataset_info.json.
 
     Raises:
@@ -26,8 +52,8 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     return read_entries(path)[1]
 
 
-def write(path: str | os.PathLike, entries: dict[str, Any], *, replace: bool = True) -> dict[str, Any]:
-    """Add or replace entries in a dataset_info.json, atomically; all others stay as they are, to the byte.
+def write(path: str | os.PathLike, entries: Entries, *, replace: bool = True) -> Entries:
+    """Add or replace entries in a dataset_info.json, atomically; all others stay, in their order.
 
     Several processes may write at the same time: none loses the entry of another.
 
@@ -41,23 +67,16 @@ def write(path: str | os.PathLike, entries: dict[str, Any], *, replace: bool = T
         ChatTSError: the file that is there is no JSON object, it cannot be written, or another process holds it.
     """
     target = os.path.realpath(path)  # a link stays a link
-    with locked(target):
-        text = read_entries(path)[0] if os.path.exists(target) else "{}\n"
-        content = json.loads(text)
+    with _locked(target):
+        text, content = read_entries(path) if os.path.exists(target) else ("{}\n", {})
         there = [name for name in entries if name in content]
         if there and not replace:
             raise ChatTSError("the name is taken", where=f"{path}: {there[0]}", fix="Take another, or add --replace")
 
-        for name, entry in entries.items():
-            if name not in content or content[name] != entry:
-                text = info_text.put(text, name, entry)
-
-        write_text(target, text)
-
-    return json.loads(text)
+        return _put(target, text, content, {**content, **entries})
 
 
-def remove(path: str | os.PathLike, name: str) -> dict[str, Any]:
+def remove(path: str | os.PathLike, name: str) -> Entries:
     """Remove an entry, as carefully as :func:`write` adds one; its data file stays. Returns the new content.
 
     Raises:
@@ -67,19 +86,28 @@ def remove(path: str | os.PathLike, name: str) -> dict[str, Any]:
     if not os.path.exists(target):
         read(path)  # says what is wrong
 
-    with locked(target):
+    with _locked(target):
         text, content = read_entries(path)
         if name not in content:
             names = ", ".join(map(shorten, content)) or "none"
             raise ChatTSError("there is no such entry", where=f"{path}: {name}", fix=f"Entries: {names}")
 
-        text = info_text.remove(text, name)
-        write_text(target, text)
-
-    return json.loads(text)
+        return _put(target, text, content, {key: entry for key, entry in content.items() if key != name})
 
 
-def find_problems(path: str | os.PathLike, content: dict[str, Any] | None = None) -> Iterator[Problem]:
+def _put(target: str, text: str, old: Entries, new: Entries) -> Entries:
+    """Write a content in the way of the text that was there: its indentation, line ends, escapes and last line."""
+    if new != old or not os.path.exists(target):
+        indent = re.match(r'\s*\{\s*?\n([ \t]*)"', text)
+        width = indent[1] if indent else None if old else "  "
+        dumped = json.dumps(new, ensure_ascii="\\u" in text, indent=width)
+        ends = text[len(text.rstrip()) :]
+        write_text(target, dumped.replace("\n", "\r\n" if "\r\n" in text else "\n") + ends)
+
+    return new
+
+
+def find_problems(path: str | os.PathLike, content: Entries | None = None) -> Iterator[Problem]:
     """Yield what is wrong with a dataset_info.json, each with file and key.
 
     Entries are held against the schema, and their local files must exist.
@@ -109,13 +137,5 @@ def validate(path: str | os.PathLike) -> int:
     Raises:
         ChatTSError: one or more mistakes, all of them named.
     """
-    problems = list(find_problems(path))
-    if len(problems) == 1:
-        raise ChatTSError(problems[0].what, problems[0].where, problems[0].fix)
-
-    if problems:
-        lines = [str(ChatTSError(item.what, item.where, item.fix)) for item in problems]
-        text = "\n  ".join([f"{len(problems)} mistakes", *lines])
-        raise ChatTSError(text.removesuffix("."), where=str(path))
-
+    raise_mistakes(list(find_problems(path)), str(path))
     return len(read(path))

@@ -4,14 +4,21 @@ import codecs
 import difflib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ChatTSError, Problem, shorten
 from ..files.text_files import read_text
 
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
+
+
+Entries = dict[str, Any]
+"""Name -> entry; an entry may be anything until it was held against the schema."""
 
 FILE, SCHEMA_FILE = "dataset_info.json", "dataset_info.schema.json"
 ELSEWHERE = ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
@@ -23,7 +30,7 @@ def schema_text() -> str:
     return resources.files(__package__).joinpath("schema", SCHEMA_FILE).read_text(encoding="utf-8")
 
 
-def read_entries(path: str | os.PathLike) -> tuple[str, dict[str, Any]]:
+def read_entries(path: str | os.PathLike) -> tuple[str, Entries]:
     """Return the text (line ends as they are) and the content of a dataset_info.json.
 
     Raises:
@@ -48,7 +55,7 @@ def read_entries(path: str | os.PathLike) -> tuple[str, dict[str, Any]]:
     return text, content
 
 
-def find_mistakes(entries: dict[str, Any], file: str | os.PathLike = FILE) -> Iterator[Problem]:
+def find_mistakes(entries: Entries, file: str | os.PathLike = FILE) -> Iterator[Problem]:
     """Yield what is wrong with entries: unknown words and keys, missing ones, values of the wrong type.
 
     Args:
@@ -60,23 +67,33 @@ def find_mistakes(entries: dict[str, Any], file: str | os.PathLike = FILE) -> It
     errors = Draft202012Validator(json.loads(schema_text())).iter_errors(entries)
     known = ((".".join(map(str, error.absolute_path)), error) for error in errors)
     first = ("enum", "additionalProperties")  # an unknown word brings other errors with it
-    known = sorted(known, key=lambda item: (item[1].validator not in first, item[0]))
-    yield from dict.fromkeys(Problem(f"{file}: {path}", *_explain(error)) for path, error in known)
+    ordered = sorted(known, key=lambda item: (item[1].validator not in first, item[0]))
+    yield from dict.fromkeys(Problem(f"{file}: {path}", *_explain(error)) for path, error in ordered)
 
 
-def check_entries(names: list[str], entries: dict[str, Any], file: str | os.PathLike) -> None:
+def raise_mistakes(problems: list[Problem], where: str) -> None:
+    """Raise a :class:`ChatTSError` that names all problems; one alone as it is. Nothing without any."""
+    if len(problems) == 1:
+        raise ChatTSError(problems[0].what, problems[0].where, problems[0].fix)
+
+    if problems:
+        lines = [str(ChatTSError(item.what, item.where, item.fix)) for item in problems]
+        raise ChatTSError("\n  ".join([f"{len(problems)} mistakes", *lines]).removesuffix("."), where)
+
+
+def check_entries(names: list[str], entries: Entries, file: str | os.PathLike) -> None:
     """Raise a :class:`ChatTSError` for the first mistake in the named entries; names without an entry are left out."""
     for problem in find_mistakes({name: entries[name] for name in names if name in entries}, file):
         raise ChatTSError(problem.what, problem.where, problem.fix)
 
 
-def _nearest(word: Any, known: list[str]) -> str:
+def _nearest(word: object, known: list[str]) -> str:
     folded = {name.lower(): name for name in known}
     found = difflib.get_close_matches(str(word).lower(), folded, n=1, cutoff=0.5)
     return f"Write {folded[found[0]]!r}; known are: " if found else "Use: "
 
 
-def _explain(error: Any) -> tuple[str, str]:
+def _explain(error: "ValidationError") -> tuple[str, str]:
     """Return what is wrong and what to change for an error of jsonschema."""
     if error.validator == "additionalProperties":
         known = list(error.schema["properties"])
@@ -101,7 +118,7 @@ def _explain(error: Any) -> tuple[str, str]:
     return shorten(error.message), "Correct the value"
 
 
-def local_file(entry: dict[str, Any], folder: str | os.PathLike) -> Path | None:
+def local_file(entry: Mapping[str, object], folder: str | os.PathLike) -> Path | None:
     """Return the file or folder that an entry names; None where the data is elsewhere or no name is given."""
     name = entry.get("file_name")
     return None if set(ELSEWHERE) & entry.keys() or not isinstance(name, str) else Path(folder, name)

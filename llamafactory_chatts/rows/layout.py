@@ -1,7 +1,7 @@
 """How the rows of a dataset are written: which column holds what. The same reading as LLaMA-Factory's converters."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,24 +11,6 @@ from ..core.errors import ChatTSError
 
 CHATTS_COLUMNS = {"prompt": "input", "response": "output", COLUMN: COLUMN}
 ALPACA_COLUMNS = {"prompt": "instruction", "query": "input", "response": "output"}
-SHAREGPT_TAGS = {
-    "role_tag": "from",
-    "content_tag": "value",
-    "user_tag": "human",
-    "assistant_tag": "gpt",
-    "observation_tag": "observation",
-    "function_tag": "function_call",
-    "system_tag": "system",
-}
-OPENAI_TAGS = {
-    "role_tag": "role",
-    "content_tag": "content",
-    "user_tag": "user",
-    "assistant_tag": "assistant",
-    "observation_tag": "tool",
-    "function_tag": "function",
-    "system_tag": "system",
-}
 ROLES = {
     "user_tag": "user",
     "assistant_tag": "assistant",
@@ -36,7 +18,16 @@ ROLES = {
     "function_tag": "function",
     "system_tag": "system",
 }
+"""Tag -> role of a turn, whatever the file calls it."""
+
+_GPT = ("human", "gpt", "observation", "function_call", "system")
+_OPENAI = ("user", "assistant", "tool", "function", "system")
+SHAREGPT_TAGS = {"role_tag": "from", "content_tag": "value", **dict(zip(ROLES, _GPT))}
+OPENAI_TAGS = {"role_tag": "role", "content_tag": "content", **dict(zip(ROLES, _OPENAI))}
 TEXT = {"type": ["string", "null"]}
+
+Row = Mapping[str, Any]
+"""A row of a file; it is read by roles only after it was held against the schema of its layout."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +42,7 @@ class Conversation:
     turns: list[dict[str, str]]
     answers: list[str]
     system: str
-    cell: Any
+    cell: object
     tools: str = ""
     desired: bool | None = None
 
@@ -66,7 +57,7 @@ class Layout:
     ranking: bool = False
 
     @classmethod
-    def of_entry(cls, entry: dict[str, Any]) -> "Layout":
+    def of_entry(cls, entry: Row) -> "Layout":
         """Return the layout that an entry of dataset_info.json describes."""
         formatting = entry.get("formatting", "alpaca")
         columns = {role: name for role, name in (entry.get("columns") or {}).items() if name is not None}
@@ -79,7 +70,7 @@ class Layout:
         return cls(formatting, columns, tags, bool(entry.get("ranking")))
 
     @classmethod
-    def of_row(cls, row: dict[str, Any], where: str) -> "Layout":
+    def of_row(cls, row: Row, where: str) -> "Layout":
         """Recognise the layout of a file that no entry describes by the columns of its first row.
 
         Raises:
@@ -89,8 +80,8 @@ class Layout:
         common |= {"tools": "tools"} if isinstance(row.get("tools"), (str, list, dict)) else {}
         tag = next((name for name in ("kto_tag", "label") if isinstance(row.get(name), bool)), None)
         common |= {"kto_tag": tag} if tag else {}
-        pair = {name: name for name in ("chosen", "rejected") if name in row}
-        pair = pair if len(pair) == 2 else {}
+        ranked = {"chosen", "rejected"} <= row.keys()
+        pair: dict[str, str] = {"chosen": "chosen", "rejected": "rejected"} if ranked else {}
         for name in ("conversations", "messages"):
             turns = row.get(name)
             if isinstance(turns, list):
@@ -100,7 +91,7 @@ class Layout:
                 columns = {"messages": name, **system, **common, **pair}
                 return cls("openai" if openai else "sharegpt", columns, dict(tags), bool(pair))
 
-        extra = {name: name for name in ("system", "history") if name in row}
+        extra: dict[str, str] = {name: name for name in ("system", "history") if name in row}
         for prompt in (["instruction", "input"], ["instruction"], ["input"], ["prompt"], ["question"]):
             if all(name in row for name in prompt):
                 roles = dict(zip(("prompt", "query"), prompt))
@@ -114,17 +105,17 @@ class Layout:
             fix="Describe them once: lmf-chatts dataset-info add NAME FILE --prompt ... --response ...",
         )
 
-    def entry(self) -> dict[str, Any]:
+    def entry(self) -> dict[str, object]:
         """Return the keys of an entry in dataset_info.json that describe this layout."""
-        found: dict[str, Any] = {} if self.formatting == "alpaca" else {"formatting": self.formatting}
+        found: dict[str, object] = {} if self.formatting == "alpaca" else {"formatting": self.formatting}
         found |= {"ranking": True} if self.ranking else {}
         tags = {key: value for key, value in self.tags.items() if SHAREGPT_TAGS[key] != value}
         return {**found, "columns": dict(self.columns), **({"tags": tags} if tags else {})}
 
-    def schema(self) -> dict[str, Any]:
+    def schema(self) -> dict[str, object]:
         """Return the JSON schema (draft 2020-12) of a row. It does not look into series: numpy does that faster."""
         named = self.columns
-        kinds: dict[str, Any] = {role: TEXT for role in ("prompt", "query", "response", "system", "tools")}
+        kinds: dict[str, object] = {role: TEXT for role in ("prompt", "query", "response", "system", "tools")}
         kinds["history"] = {
             "type": ["array", "null"],
             "items": {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "string"}},
@@ -151,7 +142,7 @@ class Layout:
         properties = {column: kinds[role] for role, column in named.items() if role in kinds}
         return {"type": "object", "required": sorted(properties), "properties": properties}
 
-    def read(self, row: dict[str, Any]) -> Conversation:
+    def read(self, row: Row) -> Conversation:
         """Return a row, which matches :meth:`schema`, by its roles.
 
         Raises:
@@ -162,7 +153,7 @@ class Layout:
         tools = tools if isinstance(tools, str) else json.dumps(tools) if tools else ""
         return replace(talk, tools=tools, desired=desired)
 
-    def _read(self, row: dict[str, Any]) -> Conversation:
+    def _read(self, row: Row) -> Conversation:
         named = self.columns
         cell = row[named[COLUMN]] if COLUMN in named else None
         system = (row[named["system"]] or "") if "system" in named else ""
@@ -178,7 +169,7 @@ class Layout:
         keys = ("chosen", "rejected") if self.ranking else ("response",)
         return Conversation(turns, [row[named[key]] or "" for key in keys if key in named], system, cell)
 
-    def _conversation(self, row: dict[str, Any], system: str, cell: Any) -> Conversation:
+    def _conversation(self, row: Row, system: str, cell: object) -> Conversation:
         turns = list(self._turns(row[self.columns["messages"]]))
         if turns and turns[0]["role"] == "system":
             system = turns.pop(0)["content"]
@@ -198,7 +189,7 @@ class Layout:
 
         return Conversation(turns[:-1], [turn["content"] for turn in turns[-1:]], system, cell)
 
-    def _turns(self, messages: list[dict[str, Any]]) -> Iterator[dict[str, str]]:
+    def _turns(self, messages: list[Row]) -> Iterator[dict[str, str]]:
         roles = {self.tags[tag]: role for tag, role in ROLES.items()}
         tools: list[str] = []
         for message in messages:

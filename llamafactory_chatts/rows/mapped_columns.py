@@ -1,9 +1,10 @@
 """Columns that hold series although nothing says so: by their name, or by cells full of numbers."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from numbers import Real
-from typing import Any
+
+import numpy as np
 
 from ..core.contract import COLUMN, PLACEHOLDER
 from ..core.errors import ChatTSError
@@ -21,7 +22,7 @@ _VECTORS = re.compile(r"embed|vector|token|mask|logit|logp|ids$|label", re.IGNOR
 """Names of long lists of numbers that are no series."""
 
 
-def looks_like_series(name: str, cell: Any) -> bool:
+def looks_like_series(name: str, cell: object) -> bool:
     """Tell whether a cell holds series: numbers or series files under one of ``NAMES``, or a long list of numbers.
 
     Args:
@@ -30,10 +31,11 @@ def looks_like_series(name: str, cell: Any) -> bool:
     """
     known = re.sub(r"[^a-z]", "", name.lower()) in NAMES
     items = [cell] if isinstance(cell, str) else _items(cell)
-    if items and all(isinstance(item, str) for item in items):
-        return known and all(item.lower().endswith(_FILES) for item in items)
+    texts = [item for item in items if isinstance(item, str)]
+    if texts and len(texts) == len(items):
+        return known and all(text.lower().endswith(_FILES) for text in texts)
 
-    longest = max((_items(item) for item in items if not isinstance(item, str)), key=len, default=[]) or items
+    longest = max(map(_items, items), key=len, default=[]) or items
     numbers = (value is None or isinstance(value, Real) and not isinstance(value, bool) for value in longest)
     if not longest or not all(value for value, _ in zip(numbers, range(ENOUGH_POINTS))):
         return False
@@ -41,17 +43,19 @@ def looks_like_series(name: str, cell: Any) -> bool:
     return known or len(longest) >= ENOUGH_POINTS and not _VECTORS.search(name)
 
 
-def _items(cell: Any) -> list[Any]:
+def _items(cell: object) -> list[object]:
     """Return the items of a list or a vector; none of anything else."""
-    return list(cell) if hasattr(cell, "__len__") and not isinstance(cell, (str, bytes, Mapping)) else []
+    return list(cell) if isinstance(cell, (list, tuple, np.ndarray)) else []
 
 
-def holds_placeholder(name: str, cell: Any) -> bool:
+def holds_placeholder(name: str, cell: object) -> bool:
     """Tell whether a cell is a text with a mark for a series."""
     return isinstance(cell, str) and PLACEHOLDER in cell
 
 
-def unmapped(row: Mapping[str, Any], mapped: Collection[str], holds: Any = looks_like_series) -> list[str]:
+def unmapped(
+    row: Mapping[str, object], mapped: Collection[str], holds: Callable[[str, object], bool] = looks_like_series
+) -> list[str]:
     """Return the columns of a row that ``mapped``, the columns an entry names, leaves out although they hold series.
 
     Args:

@@ -1,15 +1,19 @@
 """Rows of a dataset file, one after the other: JSON Lines, a JSON array, or Parquet. Memory stays flat."""
 
-import codecs
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
 from ..core.errors import ChatTSError, shorten
+
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
@@ -20,12 +24,15 @@ LARGEST_ROW = 1 << 28
 PARQUET_POINTS = 2_000_000
 """Points to aim at in one batch of a Parquet file."""
 
+_GAP = re.compile(r"[ \t\r\n]*([\[,\]]?)[ \t\r\n]*")
+
 
 class UnreadableRow(Exception):
     """Stands in the place of a row: why it cannot be read."""
 
 
-Row = tuple[int, "dict[str, Any] | UnreadableRow"]
+Row = tuple[int, object]
+"""Its number, and its content: a dict, something else that JSON can hold, or an :class:`UnreadableRow`."""
 
 
 def read_rows(path: str | os.PathLike) -> Iterator[Row]:
@@ -65,7 +72,7 @@ def _first_character(path: str | os.PathLike) -> str:
     return ""
 
 
-def _loads(text: str) -> Any:
+def _loads(text: str) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -93,85 +100,63 @@ def _lines(path: str | os.PathLike) -> Iterator[Row]:
                 yield number, row
 
 
-class _Text:
-    """The part of a JSON text that is in memory, with its reading position."""
-
-    def __init__(self, file: Any) -> None:
-        self.file, self.decoder = file, codecs.getincrementaldecoder("utf-8-sig")()
-        self.text, self.at, self.ended = "", 0, False
-
-    def more(self) -> None:
-        """Read on; what lies before the position is let go. Doubles what is there: a long row costs no more."""
-        data = self.file.read(max(CHUNK, len(self.text) - self.at))
-        self.ended = not data
-        self.text = self.text[self.at :] + self.decoder.decode(data, final=self.ended)
-        self.at = 0
-
-    def next(self) -> str:
-        """Return the next character that is no white space, without passing it; empty at the end."""
-        while True:
-            while self.at < len(self.text) and self.text[self.at] in " \t\r\n":
-                self.at += 1
-
-            if self.at < len(self.text) or self.ended:
-                return self.text[self.at : self.at + 1]
-
-            self.more()
-
-    def value(self) -> Any:
-        """Return the JSON value at the position and pass it."""
-        decode = json.JSONDecoder().raw_decode
-        while True:
-            try:
-                value, end = decode(self.text, self.at)
-                if end < len(self.text) or self.ended:  # a number at the edge may go on
-                    self.at = end
-                    return value
-            except json.JSONDecodeError as error:
-                cut = error.msg.startswith("Unterminated string") or error.pos > len(self.text) - 16
-                if self.ended or not cut or len(self.text) - self.at > LARGEST_ROW:
-                    tail = ", at the end of the file: is it truncated?" if self.ended and cut else ""
-                    raise UnreadableRow(f"broken JSON: {error.msg}{tail}") from None
-
-            self.more()
-
-
 def _array(path: str | os.PathLike) -> Iterator[Row]:
     """Yield the rows of a JSON array; behind a broken one nobody can tell where the next begins: it is the last."""
     number = 0
-    with open(path, "rb") as file:
-        text = _Text(file)
-        try:
-            text.next()
-            text.at += 1
-            while (mark := text.next()) != "]" or number:
-                if number:
-                    if mark == "]":
-                        break
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for number, row in enumerate(_values(file), start=1):
+                yield number, row
+    except UnreadableRow as error:
+        yield number + 1, UnreadableRow(f"{error} (nothing behind it was read)")
+    except UnicodeDecodeError:
+        yield number + 1, UnreadableRow("not UTF-8; is the file GBK or UTF-16? (nothing behind it was read)")
+    except (RecursionError, ValueError) as error:
+        yield number + 1, UnreadableRow(f"broken JSON: {shorten(error)} (nothing behind it was read)")
 
-                    if mark != ",":
-                        raise UnreadableRow(
-                            "broken JSON: a comma or ] is missing"
-                            if mark
-                            else "broken JSON: the array does not end: is the file truncated?"
-                        )
 
-                    text.at += 1
-                    text.next()
+def _values(file: TextIO) -> Iterator[object]:
+    """Yield the values of a JSON array; the text in memory is that of one value and a chunk more.
 
-                value = text.value()
-                number += 1
-                yield number, value
+    Not by ijson: it refuses NaN and whole numbers beyond 64 bits, which Python and pandas write, makes "?" of half
+    a surrogate pair, and its memory grows with the square of the depth of brackets.
+    """
+    decode = json.JSONDecoder().raw_decode
+    text, at, before, ended = "", 0, "[", False
+    while True:
+        gap = _GAP.match(text, at)
+        assert gap is not None  # it matches nothing, too
+        sign, start = gap[1], gap.end()
+        if start < len(text) or ended:
+            closed = start if sign == "]" else start + 1 if sign == "[" and text.startswith("]", start) else 0
+            if closed:
+                if text[closed:].strip() or any(map(str.strip, iter(lambda: file.read(CHUNK), ""))):
+                    raise UnreadableRow("broken JSON: something follows the array")
 
-            text.at += 1
-            if text.next():
-                raise UnreadableRow("broken JSON: something follows the array")
-        except UnreadableRow as error:
-            yield number + 1, UnreadableRow(f"{error} (nothing behind it was read)")
-        except UnicodeDecodeError:
-            yield number + 1, UnreadableRow("not UTF-8; is the file GBK or UTF-16? (nothing behind it was read)")
-        except (RecursionError, ValueError) as error:
-            yield number + 1, UnreadableRow(f"broken JSON: {shorten(error)} (nothing behind it was read)")
+                return
+
+            if sign != before:
+                ends = start == len(text) and not sign
+                raise UnreadableRow(
+                    "broken JSON: the array does not end: is the file truncated?"
+                    if ends
+                    else "broken JSON: a comma or ] is missing"
+                )
+
+            try:
+                value, end = decode(text, start)
+                if end < len(text) or ended:  # a number at the edge may go on
+                    yield value
+                    at, before = end, ","
+                    continue
+            except json.JSONDecodeError as error:
+                cut = error.msg.startswith("Unterminated string") or error.pos > len(text) - 16
+                if ended or not cut or len(text) - at > LARGEST_ROW:
+                    tail = ", at the end of the file: is it truncated?" if ended and cut else ""
+                    raise UnreadableRow(f"broken JSON: {error.msg}{tail}") from None
+
+        chunk = file.read(max(CHUNK, len(text) - at))  # doubles what is there: a long row costs no more
+        text, at, ended = text[at:] + chunk, 0, not chunk
 
 
 def _parquet(path: str | os.PathLike) -> Iterator[Row]:
@@ -201,25 +186,19 @@ def _parquet(path: str | os.PathLike) -> Iterator[Row]:
             yield number + 1, UnreadableRow(f"broken Parquet: {shorten(error)} (nothing behind it was read)")
 
 
-def _cells(column: Any) -> Any:
+def _cells(column: "pa.Array") -> Iterable[object]:
     """Return the cells of a column; nested lists of numbers as vectors, everything else as Python values."""
     import pyarrow.types as types
 
-    def listed(kind: Any) -> bool:
-        return types.is_list(kind) or types.is_large_list(kind)
+    kind, depth = column.type, 0
+    while types.is_list(kind) or types.is_large_list(kind):
+        kind, depth = kind.value_type, depth + 1
 
-    kind = column.type
-    if not listed(kind) or not listed(kind.value_type):
-        return column.to_pylist()
-
-    number = kind.value_type.value_type
-    if not (types.is_floating(number) or types.is_integer(number)):
-        return column.to_pylist()
-
-    return _vectors(column)
+    numbers = types.is_floating(kind) or types.is_integer(kind)
+    return _vectors(column) if numbers and depth == 2 else column.to_pylist()
 
 
-def _vectors(column: Any) -> Iterator[list[np.ndarray | None] | None]:
+def _vectors(column: "pa.ListArray") -> Iterator[list[np.ndarray | None] | None]:
     inner = column.values
     points = inner.values.to_numpy(zero_copy_only=False)  # a null becomes NaN, which is reported the same
     starts, offsets = inner.offsets.to_numpy(), column.offsets.to_numpy()

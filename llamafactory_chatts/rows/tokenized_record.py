@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ SETTINGS = (
 """Settings that decide which rows there are and what they hold."""
 
 NAMES = ("dataset", "eval_dataset")
+
+Record = Mapping[str, Any]
+"""Settings by name; ``files`` (name of a dataset -> digest) and ``tokenizer`` (digest)."""
 
 
 def digest_of(path: str | os.PathLike) -> str:
@@ -36,7 +39,7 @@ def digest_of(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-def write_record(folder: str | os.PathLike, record: Mapping[str, Any]) -> None:
+def write_record(folder: str | os.PathLike, record: Record) -> None:
     """Write the record into the folder of tokenised data; replaced as a whole."""
     target = Path(folder, RECORD)
     part = target.with_suffix(".part")
@@ -44,7 +47,7 @@ def write_record(folder: str | os.PathLike, record: Mapping[str, Any]) -> None:
     part.replace(target)
 
 
-def read_record(folder: str | os.PathLike) -> dict[str, Any] | None:
+def read_record(folder: str | os.PathLike) -> Record | None:
     """Return the record of a folder of tokenised data; None where it has none that can be read."""
     try:
         content = json.loads(Path(folder, RECORD).read_text(encoding="utf-8"))
@@ -54,13 +57,13 @@ def read_record(folder: str | os.PathLike) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def as_names(value: Any) -> list[str]:
+def as_names(value: object) -> list[str]:
     """Return dataset names given as a list or as text with commas."""
-    items = value.split(",") if isinstance(value, str) else value or []
+    items = value.split(",") if isinstance(value, str) else value if isinstance(value, Iterable) else []
     return [str(item).strip() for item in items]
 
 
-def differences(record: Mapping[str, Any], named: Mapping[str, Any]) -> list[str]:
+def differences(record: Record, named: Record) -> list[str]:
     """Return in words what a recipe names otherwise than the record does.
 
     Args:
@@ -91,7 +94,7 @@ def differences(record: Mapping[str, Any], named: Mapping[str, Any]) -> list[str
     return found
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _equal(one: object, other: object) -> bool:
     return one == other or (one or None) == (other or None) or str(one).lower() == str(other).lower()
 
 

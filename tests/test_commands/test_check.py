@@ -80,6 +80,21 @@ def test_pictures_and_page(good, tmp_path, capsys):
     assert "4" in parsed.text and "good.jsonl" in parsed.text
 
 
+def test_nothing_of_a_dataset_becomes_markup(tmp_path):
+    """Names, texts, labels and details are shown as they are written."""
+    folder = tmp_path / "a<i>b&amp;c"
+    folder.mkdir()
+    mark = '"><script>alert(1)</script>'
+    answer = json.dumps([{"interval": [1, 500], "type": mark}])
+    rows = [{"input": f"{mark} {n} <ts><ts/>", "output": answer, "timeseries": [WAVE]} for n in range(3)]
+    path = write(folder / "x.jsonl", rows)
+    assert main(["check", path, "--html", str(tmp_path / "page.html")]) == 1
+    parsed = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert not {"script", "i", "ts"} & set(parsed.tags)
+    assert parsed.text.count(mark) >= 2 * 3 + 1 and path in parsed.text  # questions, answers, labels
+    assert "3" in parsed.text and "and 0 more" not in parsed.text
+
+
 def test_the_same_seed_draws_the_same_rows(good, tmp_path):
     names = []
     for folder, seed in (("a", "5"), ("b", "5")):

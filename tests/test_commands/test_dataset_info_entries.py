@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from llamafactory_chatts.cli import main
+from llamafactory_chatts.rows import dataset_info
 
 
 OTHERS = '{\n  "mine": {"file_name": "mine.json",   "odd spacing": true},\n  "中文": {"hf_hub_url": "a/b"}\n}\n'
@@ -31,13 +32,39 @@ def test_add_list_remove(folder, capsys):
         "file_name": "plant.jsonl",
         "columns": {"prompt": "input", "response": "output", "timeseries": "timeseries"},
     }
-    assert '"mine": {"file_name": "mine.json",   "odd spacing": true}' in text(folder)
+    assert list(json.loads(text(folder))) == ["mine", "中文", "plant"] and '"中文"' in text(folder)
     assert main(["dataset-info", "list", "--dir", str(folder)]) == 0
     printed = capsys.readouterr().out
     assert "plant  plant.jsonl  alpaca  timeseries: timeseries" in printed and "中文  a/b" in printed
     assert main(["dataset-info", "remove", "plant", "--dir", str(folder)]) == 0
-    assert text(folder) == OTHERS
+    assert list(json.loads(text(folder)).items()) == list(json.loads(OTHERS).items())
     assert (folder / "plant.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"indent": 2},
+        {"indent": 4, "ensure_ascii": False},
+        {"indent": "\t"},
+        {"indent": 0},
+        {},
+    ],
+)
+@pytest.mark.parametrize("newline, end", [("\n", "\n"), ("\r\n", ""), ("\n", "")])
+def test_the_file_keeps_its_form(tmp_path, form, newline, end):
+    entries = {"泵": {"file_name": "a.json", "columns": {"prompt": "q"}}, "b": {"file_name": "b.json"}}
+    path = tmp_path / "dataset_info.json"
+    before = json.dumps(entries, **form).replace("\n", newline) + end
+    path.write_bytes(before.encode())
+    dataset_info.write(path, {"new": {"file_name": "温度.json", "tags": {}}})
+    added = json.dumps({**entries, "new": {"file_name": "温度.json", "tags": {}}}, **form)
+    assert path.read_bytes() == (added.replace("\n", newline) + end).encode()
+    dataset_info.write(path, {"b": {"file_name": "c.json"}})  # in its place
+    assert list(json.loads(path.read_text(encoding="utf-8"))) == ["泵", "b", "new"]
+    dataset_info.write(path, {"b": entries["b"]})
+    dataset_info.remove(path, "new")
+    assert path.read_bytes() == before.encode()
 
 
 @pytest.mark.parametrize("entry", [5, None, {"file_name": "x.json", "columns": None}])
@@ -103,6 +130,28 @@ def test_writers_at_the_same_time_lose_nothing(folder):
     assert [process.wait(timeout=900) for process in running] == [0, 0, 0]
     assert len(json.loads(text(folder))) == 2 + 45
     assert sorted(path.name for path in folder.iterdir() if path.suffix == ".tmp") == []
+
+
+def test_another_writer_is_waited_for_and_then_named(folder, capsys, monkeypatch):
+    script = (
+        "import sys, time; from llamafactory_chatts.rows import dataset_info as d\n"
+        "with d._locked(sys.argv[1]): print('held', flush=True); time.sleep(600)"
+    )
+    path = folder / "dataset_info.json"
+    holder = subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        monkeypatch.setattr(dataset_info, "TIMEOUT", 0.2)
+        assert main(["dataset-info", "remove", "mine", "--dir", str(folder)]) == 2
+        said = capsys.readouterr().err
+        assert f"{path}: another process has been writing for 0.2 seconds. Wait for it" in said
+        assert text(folder) == OTHERS
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+
+    assert main(["dataset-info", "remove", "mine", "--dir", str(folder)]) == 0  # killed: its lock is gone, too
 
 
 class TestColumns:

@@ -13,19 +13,29 @@ def wave(seed=0, points=800):
     return np.sin(np.arange(points) / rng.uniform(5, 50)) * 3 + rng.normal(20, 0.5, points)
 
 
+def is_new(seen, text, series, mode="near"):
+    key = dedupe.key_of(text, series, mode)
+    why = seen.refused(key, "")
+    assert why is None or why[0] == "duplicate"
+    if why is None:
+        seen.add(key, "")
+
+    return why is None
+
+
 def near(first, second, text=("q", "q")):
     seen = dedupe.Seen()
-    assert seen.add(dedupe.sketch(text[0], first)) is not None
-    return seen.add(dedupe.sketch(text[1], second)) is None
+    assert is_new(seen, text[0], first)
+    return not is_new(seen, text[1], second)
 
 
 def test_exact():
     seen = dedupe.Seen()
-    assert seen.add(dedupe.exact_key("q", [wave()])) is not None
-    assert seen.add(dedupe.exact_key("q", [wave()])) is None
-    assert seen.add(dedupe.exact_key("other", [wave()])) is not None
-    assert seen.add(dedupe.exact_key("q", [np.round(wave(), 3)])) is not None
-    assert seen.add(dedupe.exact_key("q", [wave()[:400], wave()[400:]])) is not None
+    assert is_new(seen, "q", [wave()], "exact")
+    assert not is_new(seen, "q", [wave()], "exact")
+    assert is_new(seen, "other", [wave()], "exact")
+    assert is_new(seen, "q", [np.round(wave(), 3)], "exact")
+    assert is_new(seen, "q", [wave()[:400], wave()[400:]], "exact")
 
 
 @pytest.mark.parametrize("decimals", [2, 3, 4, 6])
@@ -55,7 +65,7 @@ def test_near_leaves_others_alone(change):
 
 def test_no_two_of_many_series_are_alike():
     seen = dedupe.Seen()
-    assert all(seen.add(dedupe.sketch("q", [wave(seed, 300)])) is not None for seed in range(2000))
+    assert all(is_new(seen, "q", [wave(seed, 300)]) for seed in range(2000))
 
 
 def test_text_order_and_number_count():
@@ -78,10 +88,13 @@ def test_rows_of_text_only():
     assert near([], []) and not near([], [], ("a", "b"))
 
 
-@pytest.mark.parametrize("key", [lambda x: dedupe.exact_key("q", [x]), lambda x: dedupe.sketch("q", [x])])
-def test_what_was_seen_survives_an_interruption(key):
+@pytest.mark.parametrize("mode", ["exact", "near"])
+def test_what_was_seen_survives_an_interruption(mode):
     first, second = dedupe.Seen(), dedupe.Seen()
-    records = [first.add(key(wave(seed))) for seed in range(20)]
+    records = [first.add(dedupe.key_of("q", [wave(seed)], mode, group=seed), "test") for seed in range(20)]
     second.restore(json.loads(json.dumps(records)))
-    assert all(second.add(key(wave(seed))) is None for seed in range(20))
-    assert second.add(key(wave(99))) is not None
+    for seed in range(20):
+        key = dedupe.key_of("q", [wave(seed)], mode, group=seed + 50)
+        assert second.refused(key, "test")[0] == "duplicate" and second.part_of([key], "train") == "test"
+
+    assert is_new(second, "q", [wave(99)], mode)

@@ -130,9 +130,7 @@ class TestRows:
 
 @pytest.mark.parametrize("parquet", [False, True])
 def test_keep_rows(parquet):
-    rows = row_writing.Rows(parquet, False)
-    sizes = [rows.add("", row(number)) for number in range(4)]
-    payload = rows.payload()[""]
+    payload, sizes = row_writing.payload_of([row(number) for number in range(4)], parquet, False)
     kept = row_writing.keep_rows(payload, parquet, sizes, [True, False, False, True])
     if parquet:
         assert row_writing.from_ipc(kept).column(0).to_pylist() == ["问0", "问3"]

@@ -2,7 +2,7 @@
 
 import json
 import os
-from typing import Any
+from collections.abc import Iterator
 
 from ...core.errors import ChatTSError, shorten
 from ..labels import answers
@@ -19,7 +19,7 @@ UNNAMED = "(no type)"
 Problem = tuple[str, str]
 
 
-def _parse(text: str) -> tuple[Any, Problem | None]:
+def _parse(text: str) -> tuple[object, Problem | None]:
     """Return the content of an answer, and why it is no JSON."""
     try:
         return json.loads(text), None
@@ -85,7 +85,7 @@ class AnswerChecker:
         return text[:1] in ("[", "{") and ("interval" in text or text.strip("[] \n") == "")
 
 
-def read_intervals(content: Any) -> list[tuple[int, int, str]]:
+def read_intervals(content: object) -> list[tuple[int, int, str]]:
     """Return (start, end, type) of each interval in the content of an answer; what has another form is left out."""
     found = []
     for item in content if isinstance(content, list) else []:
@@ -101,13 +101,13 @@ def marks(answer: str) -> list[tuple[int, int, str]]:
     return read_intervals(_parse(answer.strip())[0]) if AnswerChecker._meant(answer.strip()) else []
 
 
-def _is_index(value: Any) -> bool:
+def _is_index(value: object) -> bool:
     return (
         isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**53 and value == int(value)
     )
 
 
-def _wrong_intervals(intervals: list[tuple[int, int, str]], points: int) -> Any:
+def _wrong_intervals(intervals: list[tuple[int, int, str]], points: int) -> Iterator[Problem]:
     for start, end, _ in intervals:
         if end < start:
             yield "interval-reversed", f"[{start}, {end}]"

@@ -6,18 +6,20 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from ...core.contract import COLUMN
 from ...core.errors import ChatTSError, shorten
 from ...rows import mapped_columns as series_columns
+from ...rows.cells import read_cell
 from ...rows.layout import Layout
 from ...rows.reading import UnreadableRow, read_rows
 from .answer_checks import AnswerChecker
 from .findings import Findings
-from .leakage import Place, Repeats, Sketches
+from .leakage import Parts, Place, Repeats
 from .preview import Sample
-from .row_checks import CheckedRow, RowChecker, read_series
+from .row_checks import CheckedRow, RowChecker
 from .targets import Part, resolve
 
 
@@ -128,7 +130,7 @@ class _Run:
     ) -> None:
         self.findings, self.answers, self.limit = findings, answers, limit
         self.rng, self.samples, self.progress = rng, samples, progress
-        self.sketches, self.repeats = Sketches(), Repeats()
+        self.parts, self.repeats = Parts(), Repeats()
         self.files: list[str] = []
         self.drawn: list[tuple[int, Sample]] = []
         self.read = self.usable = self.structured = 0
@@ -136,7 +138,7 @@ class _Run:
         self.prose_total = 0
         self.short_answers: Counter | None = Counter()
 
-    def _rows(self, part: Part) -> Iterator[tuple[int, int, Any, Layout | None]]:
+    def _rows(self, part: Part) -> Iterator[tuple[int, int, object, Layout | None]]:
         """Yield (number of the file, row, content, layout) of a part."""
         for file in part.files:
             number, layout = len(self.files), part.layout
@@ -214,9 +216,7 @@ class _Run:
     def _keep(self, index: int, place: Place, checked: CheckedRow) -> None:
         where = self._where(place)
         self.repeats.add(index, place, checked.question, checked.answer)
-        for values in checked.series:
-            self.sketches.add(index, place, values)
-
+        self._compare(index, place, checked.series)
         self._count_labels(where, checked)
         if self.samples and checked.series:
             self.usable += 1  # reservoir: each row has the same chance, without knowing how many there are
@@ -226,6 +226,12 @@ class _Run:
                 question = "\n\n".join(turn["content"] for turn in talk.turns)
                 sample = Sample(where, question, talk.answers[0] if talk.answers else "", checked.series)
                 self.drawn[slot : slot + 1] = [(self.usable, sample)]
+
+    def _compare(self, index: int, place: Place, series: list[np.ndarray]) -> None:
+        for values in series:
+            earlier = self.parts.add(index, place, values)
+            if earlier is not None:
+                self.findings.add("leakage", self._where(place), f"the series is in {self._where(earlier)}, too")
 
     def _count_labels(self, where: str, checked: CheckedRow) -> None:
         if not checked.series or not checked.conversation.answers:
@@ -261,10 +267,8 @@ class _Run:
                     raise ChatTSError(str(content))
 
                 column = layout.columns.get("timeseries")
-                series, wrong = read_series(content[column] if column else None, part.media_dir)
-                for values in series:
-                    self.sketches.add(index, (number, row), values)
-
+                series, wrong = read_cell(content[column] if column else None, part.media_dir)
+                self._compare(index, (number, row), series)
                 if wrong:
                     raise wrong[0]
             except (ChatTSError, KeyError, TypeError) as error:
@@ -272,9 +276,6 @@ class _Run:
 
     def finish(self) -> None:
         """Add what only shows when all rows are read."""
-        for place, earlier in self.sketches.in_two_parts():
-            self.findings.add("leakage", self._where(place), f"the series is in {self._where(earlier)}, too")
-
         for code, place, earlier in self.repeats.found():
             self.findings.add(code, self._where(place), f"see {self._where(earlier)}")
 

@@ -170,7 +170,7 @@ class Findings:
 
         return ordered[0][0], median, ordered[-1][0]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return everything but the samples, for JSON."""
         shortest, median, longest = self.length_range()
         return {

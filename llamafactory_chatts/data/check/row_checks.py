@@ -1,19 +1,23 @@
 """The checks of one row: its structure, its placeholders, its series, its answers."""
 
-import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...core.contract import ADVISED_POINTS, ADVISED_SERIES
 from ...core.errors import ChatTSError, shorten
 from ...core.placeholders import check_placeholders
-from ...core.series import as_series, encode
-from ...files.series_files import inside, read_series_file
+from ...core.series import encode
+from ...rows.cells import read_cell
 from ...rows.layout import Conversation, Layout
+from ..sketch import hashed
 from .answer_checks import AnswerChecker
 from .findings import Findings
+
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
 
 
 @dataclass(frozen=True)
@@ -32,33 +36,8 @@ class CheckedRow:
     answer: int
 
 
-def read_series(cell: Any, media_dir: str) -> tuple[list[np.ndarray], list[ChatTSError]]:
-    """Return the series of a cell - lists of numbers, one flat list, or paths below ``media_dir`` - and what is wrong.
-
-    A series that cannot be used is left out, and named in the second list.
-    """
-    if cell is None:
-        return [], []
-
-    items = [cell] if isinstance(cell, str) else list(cell)
-    if items and not any(isinstance(item, (list, tuple, str, np.ndarray)) for item in items):
-        items = [cell]  # one flat list is one series
-
-    series, wrong = [], []
-    for item in items:
-        try:
-            if isinstance(item, str):
-                series += read_series_file(inside(media_dir, item))
-            else:
-                series.append(as_series(item))
-        except ChatTSError as error:
-            wrong.append(error)
-
-    return series, wrong
-
-
 def _code(error: ChatTSError) -> str:
-    """Return the code of what :func:`read_series` refused."""
+    """Return the code of what :func:`.cells.read_cell` refused."""
     if "series file" in error.what:
         return "series-file"
 
@@ -66,15 +45,6 @@ def _code(error: ChatTSError) -> str:
         return "gaps"
 
     return "empty-series" if "is empty" in error.what else "not-numbers"
-
-
-def _hash(parts: list[bytes]) -> int:
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-
-    return int.from_bytes(digest.digest(), "little")
 
 
 def _text(text: str) -> bytes:
@@ -98,7 +68,7 @@ class RowChecker:
         self.limit, self.media_dir = limit, media_dir
         self.validator = Draft202012Validator(layout.schema())
 
-    def check(self, row: Any, where: str, text_only: bool = True) -> CheckedRow | None:
+    def check(self, row: object, where: str, text_only: bool = True) -> CheckedRow | None:
         """Check a row; returns None where it could not be read far enough to compare it with others.
 
         Args:
@@ -124,9 +94,9 @@ class RowChecker:
             return None
 
         cell = talk.cell if cell is None else cell
-        series, wrong = read_series(cell, self.media_dir)
-        for error in wrong:
-            add(_code(error), where, error.what)
+        series, wrong = read_cell(cell, self.media_dir)
+        for refused in wrong:
+            add(_code(refused), where, refused.what)
 
         self._check_placeholders(talk, len(series) + len(wrong), where)
         self._check_series(series, where)
@@ -145,7 +115,7 @@ class RowChecker:
         elif self.layout.ranking:  # several pairs to one question are no contradiction, one pair both ways round is
             question = [*question, *sorted(answer)]
 
-        return CheckedRow(talk, series, labels, _hash(question), _hash(answer))
+        return CheckedRow(talk, series, labels, hashed(*question), hashed(*answer))
 
     def _check_placeholders(self, talk: Conversation, series: int, where: str) -> None:
         try:
@@ -203,7 +173,7 @@ class RowChecker:
         return labels
 
 
-def _explain(error: Any) -> str:
+def _explain(error: "ValidationError") -> str:
     """Return what is wrong with the structure, for an error of jsonschema."""
     place = ".".join(str(part) for part in error.absolute_path)
     head = f"{place}: " if place else ""

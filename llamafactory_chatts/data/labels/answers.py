@@ -5,9 +5,13 @@ import json
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...core.errors import ChatTSError, shorten
+
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
 
 
 SCHEMA_FILE = "answers.schema.json"
@@ -18,7 +22,7 @@ Interval = tuple[int, int]
 
 
 @cache
-def validator(path: str | None = None) -> Any:
+def validator(path: str | None = None) -> "Draft202012Validator":
     """Return the jsonschema validator of a schema file; of the shipped one (intervals and types) if None.
 
     Raises:
@@ -27,12 +31,9 @@ def validator(path: str | None = None) -> Any:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError
 
-    if path is None:
-        schema = json.loads(resources.files(__package__).joinpath("schema", SCHEMA_FILE).read_text(encoding="utf-8"))
-        return Draft202012Validator(schema)
-
+    file = resources.files(__package__).joinpath("schema", SCHEMA_FILE) if path is None else Path(path)
     try:
-        schema = json.loads(Path(path).read_text(encoding="utf-8"))
+        schema = json.loads(file.read_text(encoding="utf-8"))
         Draft202012Validator.check_schema(schema)
     except (OSError, ValueError, SchemaError) as error:
         raise ChatTSError(f"not a JSON schema ({shorten(error, 60)})", path, "Correct answer_schema") from None
@@ -40,7 +41,7 @@ def validator(path: str | None = None) -> Any:
     return Draft202012Validator(schema)
 
 
-def parse(answer: Any) -> Any:
+def parse(answer: object) -> object:
     """Return the value that an answer is: JSON, or a literal of Python (nothing is executed).
 
     Raises:
@@ -67,8 +68,10 @@ def parse(answer: Any) -> Any:
         ) from None
 
 
-def normalise(answer: Any, schema: Any = None) -> list[Any]:
+def normalise(answer: object, schema: "Draft202012Validator | None" = None) -> Any:
     """Return an answer as the list that the prompt asks for; a single object becomes a list of one.
+
+    What else the schema allows is returned as it is.
 
     Args:
         answer: a text with JSON or a Python literal, or the value itself.
@@ -78,12 +81,9 @@ def normalise(answer: Any, schema: Any = None) -> list[Any]:
         ChatTSError: it cannot be parsed, or does not match the schema.
     """
     value = _plain(parse(answer))
-    if isinstance(value, dict):
-        value = [value]
-
-    schema = schema or validator()
-    error = next(iter(sorted(schema.iter_errors(value), key=lambda item: list(map(str, item.absolute_path)))), None)
-    if error is not None:
+    value = [value] if isinstance(value, dict) else value
+    errors = sorted((schema or validator()).iter_errors(value), key=lambda item: list(map(str, item.absolute_path)))
+    for error in errors[:1]:
         place = "".join(f"[{part!r}]" for part in error.absolute_path)
         raise ChatTSError(
             f"does not match the schema{' at ' + place if place else ''}: {shorten(error.message)}",
@@ -93,7 +93,7 @@ def normalise(answer: Any, schema: Any = None) -> list[Any]:
     return value
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Return a value as JSON knows it: tuples as lists, whole floats as integers.
 
     Raises:
@@ -114,15 +114,15 @@ def _plain(value: Any) -> Any:
     raise ChatTSError(f"JSON has no {type(value).__name__} ({shorten(value, 40)})", fix="Use lists, numbers and texts")
 
 
-def dumps(value: Any) -> str:
+def dumps(value: object) -> str:
     """Return the text of an answer."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def intervals(value: list[Any]) -> list[Interval] | None:
+def intervals(value: object) -> list[Interval] | None:
     """Return the intervals of a normalised answer; None unless every item is an object with one."""
     found = []
-    for item in value:
+    for item in value if isinstance(value, list) else [value]:
         interval = item.get("interval") if isinstance(item, dict) else None
         if not isinstance(interval, list) or len(interval) != 2 or not all(type(end) is int for end in interval):
             return None

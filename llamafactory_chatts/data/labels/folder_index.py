@@ -123,7 +123,7 @@ class FolderIndex:
 
         seen = set()
         skipped = lambda error: self.unread.append(str(error.filename))  # noqa: E731
-        for folder, inner, files in os.walk(self.folder, followlinks=True, onerror=skipped):
+        for folder, inner, files in os.walk(os.fspath(self.folder), followlinks=True, onerror=skipped):
             status = os.stat(folder)
             if (status.st_dev, status.st_ino) in seen:
                 inner.clear()

@@ -1,17 +1,39 @@
 """What the rows of other people's datasets mean: each known format, recognised by its keys, becomes a LabelRow."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from ...core.contract import COLUMN, PLACEHOLDER
 from ...core.errors import shorten
+from ...rows.cells import items_of
 
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 PICTURE = "<image>"
+
+
+Row = Mapping[str, Any]
+"""A row as its file has it: each reader looks at what it takes."""
+
+
+class Message(TypedDict):
+    """A turn; an answer has the type that it has in the file."""
+
+    role: str
+    content: object
+
+
+class Parts(TypedDict, total=False):
+    """What a row means; see :class:`LabelRow`."""
+
+    name: str | None
+    prompt: str | None
+    answer: object
+    series: list[object] | None
+    messages: list[Message] | None
 
 
 @dataclass
@@ -33,10 +55,10 @@ class LabelRow:
     row: int
     name: str | None = None
     prompt: str | None = None
-    answer: Any = None
-    series: list[list[float]] | None = None
-    messages: list[dict[str, Any]] | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    answer: object = None
+    series: list[object] | None = None
+    messages: list[Message] | None = None
+    extra: dict[str, object] = field(default_factory=dict)
     problem: str | None = None
 
 
@@ -44,10 +66,7 @@ class NotThisFormat(Exception):
     """Why a row cannot be read in its format."""
 
 
-Parts = dict[str, Any]
-
-
-def _text(row: dict[str, Any], key: str, default: str | None = None) -> str:
+def _text(row: Row, key: str, default: str | None = None) -> str:
     value = row.get(key, default)
     value = default if value is None else value
     if not isinstance(value, str):
@@ -57,7 +76,7 @@ def _text(row: dict[str, Any], key: str, default: str | None = None) -> str:
     return value
 
 
-def _series(value: Any, key: str) -> Parts:
+def _series(value: object, key: str) -> Parts:
     """Return the series of a cell, or the name of a file; a single flat list is one series."""
     if isinstance(value, str):
         return {"name": value}
@@ -65,32 +84,30 @@ def _series(value: Any, key: str) -> Parts:
     if value is None or len(_listed(value, key)) == 0:
         return {"series": []}
 
-    kinds = {isinstance(item, (list, tuple, np.ndarray)) for item in value}
-    if kinds == {True}:
-        return {"series": [item if isinstance(item, np.ndarray) else list(item) for item in value]}
+    items = items_of(value)
+    files = [item for item in items if isinstance(item, str)]
+    if len(files) < len(items) and not all(isinstance(item, (list, tuple, np.ndarray)) for item in items):
+        raise NotThisFormat(f"{key!r} mixes series and single values ({shorten(value, 40)})")
 
-    if {type(item) for item in value} == {str}:
-        if len(value) == 1:
-            return {"name": value[0]}
+    if not files:
+        return {"series": items}
 
-        raise NotThisFormat(f"{key!r} names {len(value)} files; one file per row is read, with a column per series")
+    if len(items) == 1:
+        return {"name": files[0]}
 
-    if kinds == {False}:
-        return {"series": [value if isinstance(value, np.ndarray) else list(value)]}
-
-    raise NotThisFormat(f"{key!r} mixes series and single values ({shorten(value, 40)})")
+    raise NotThisFormat(f"{key!r} names {len(files)} files; one file per row is read, with a column per series")
 
 
-def _listed(value: Any, key: str) -> Any:
+def _listed(value: object, key: str) -> Sequence[Any] | np.ndarray:
     if not isinstance(value, (list, tuple, np.ndarray)):
         raise NotThisFormat(f"{key!r} is {type(value).__name__}, not a list ({shorten(value, 40)})")
 
     return value
 
 
-def _turns(row: dict[str, Any], key: str, role_key: str, text_key: str, picture: bool = False) -> Parts:
+def _turns(row: Row, key: str, role_key: str, text_key: str, picture: bool = False) -> Parts:
     """Return prompt and answer of a conversation, or its messages where it has more than these two."""
-    messages = []
+    messages: list[Message] = []
     for number, turn in enumerate(_listed(row.get(key), key), start=1):
         if not isinstance(turn, dict) or role_key not in turn or text_key not in turn:
             raise NotThisFormat(f"turn {number} of {key!r} has no {role_key!r} and {text_key!r}")
@@ -112,25 +129,25 @@ def _turns(row: dict[str, Any], key: str, role_key: str, text_key: str, picture:
 
         messages.append({"role": role, "content": content})
 
-    if isinstance(row.get("system"), str) and row["system"]:
-        messages.insert(0, {"role": "system", "content": row["system"]})
+    if _system(row):
+        messages.insert(0, {"role": "system", "content": _system(row)})
 
     return _one_turn_or_more(messages, key)
 
 
-def _one_turn_or_more(messages: list[dict[str, Any]], key: str) -> Parts:
+def _one_turn_or_more(messages: list[Message], key: str) -> Parts:
     roles = [message["role"] for message in messages]
     talk = roles[1:] if roles[:1] == ["system"] else roles
     if not talk or len(talk) % 2 or talk != ["user", "assistant"] * (len(talk) // 2):
         raise NotThisFormat(f"the turns of {key!r} do not go user, assistant, ... ({shorten(', '.join(roles), 40)})")
 
     if len(messages) == 2:
-        return {"prompt": messages[0]["content"], "answer": messages[1]["content"]}
+        return {"prompt": str(messages[0]["content"]), "answer": messages[1]["content"]}
 
     return {"messages": messages}
 
 
-def _sharegpt_image(row: dict[str, Any]) -> Parts:
+def _sharegpt_image(row: Row) -> Parts:
     pictures = row.get("image", row.get("images"))
     pictures = pictures if isinstance(pictures, (list, tuple)) else [pictures]
     if len(pictures) != 1:
@@ -144,23 +161,29 @@ def _sharegpt_image(row: dict[str, Any]) -> Parts:
     return {"name": name, **_turns(row, "conversations", "from", "value", picture=True)}
 
 
-def _chatts(row: dict[str, Any]) -> Parts:
-    parts = {"prompt": _text(row, "input"), "answer": row.get("output"), **_series(row[COLUMN], COLUMN)}
-    if isinstance(row.get("system"), str) and row["system"]:
-        return _with_system(row["system"], parts)
-
-    return parts
+def _chatts(row: Row) -> Parts:
+    return _in_turns(row, {"prompt": _text(row, "input"), "answer": row.get("output"), **_series(row[COLUMN], COLUMN)})
 
 
-def _with_system(system: str, parts: Parts) -> Parts:
-    asked = {"role": "user", "content": parts.pop("prompt")}
-    answered = {"role": "assistant", "content": parts.pop("answer")}
-    return {**parts, "messages": [{"role": "system", "content": system}, asked, answered]}
+def _in_turns(row: Row, parts: Parts, before: Sequence[Message] = ()) -> Parts:
+    """Return a label as messages where it has a system prompt, or turns before its question; else as it is."""
+    system: list[Message] = [{"role": "system", "content": text}] if (text := _system(row)) else []
+    if not system and not before:
+        return parts
+
+    asked: Message = {"role": "user", "content": parts.pop("prompt")}
+    answered: Message = {"role": "assistant", "content": parts.pop("answer")}
+    return {**parts, "messages": [*system, *before, asked, answered]}
 
 
-def _chatts_eval(row: dict[str, Any]) -> Parts:
+def _system(row: Row) -> str:
+    system = row.get("system")
+    return system if isinstance(system, str) else ""
+
+
+def _chatts_eval(row: Row) -> Parts:
     question, cols, found = _text(row, "question"), row.get("cols"), _series(row[COLUMN], COLUMN)
-    count = len(found.get("series", [0]))
+    count = 1 if found.get("name") else len(found.get("series") or [])
     if PLACEHOLDER not in question and count:  # the series are named beside the question, not in it
         names = list(cols) if isinstance(cols, (list, tuple)) and len(cols) == count else [""] * count
         lines = [f"{name}: {PLACEHOLDER}" if name else PLACEHOLDER for name in names]
@@ -169,7 +192,7 @@ def _chatts_eval(row: dict[str, Any]) -> Parts:
     return {"prompt": question, "answer": row.get("answer"), **found}
 
 
-def _opentslm(row: dict[str, Any]) -> Parts:
+def _opentslm(row: Row) -> Parts:
     found = _series(row.get("time_series"), "time_series")
     if "series" not in found:
         raise NotThisFormat("'time_series' names a file, not numbers")
@@ -178,8 +201,9 @@ def _opentslm(row: dict[str, Any]) -> Parts:
     texts = (
         [texts] if isinstance(texts, str) else list(_listed(texts if texts is not None else [], "time_series_text"))
     )
-    if len(texts) != len(found["series"]) or not all(isinstance(text, str) for text in texts):
-        raise NotThisFormat(f"{len(texts)} texts in 'time_series_text' for {len(found['series'])} series")
+    count = len(found["series"] or [])
+    if len(texts) != count or not all(isinstance(text, str) for text in texts):
+        raise NotThisFormat(f"{len(texts)} texts in 'time_series_text' for {count} series")
 
     lines = [f"{text.rstrip()} {PLACEHOLDER}".lstrip() for text in texts]
     before, behind = _text(row, "pre_prompt", "").strip(), _text(row, "post_prompt", "").strip()
@@ -190,29 +214,24 @@ def _opentslm(row: dict[str, Any]) -> Parts:
     }
 
 
-def _alpaca(row: dict[str, Any]) -> Parts:
+def _alpaca(row: Row) -> Parts:
     asked, more = _text(row, "instruction"), _text(row, "input", "")
     parts: Parts = {"prompt": "\n".join(part for part in (asked, more) if part), "answer": row.get("output")}
     if COLUMN in row:
         parts |= _series(row[COLUMN], COLUMN)
 
-    system, messages = row.get("system"), []
+    before: list[Message] = []
     for pair in _listed(row.get("history") or [], "history"):
         if len(_listed(pair, "history")) != 2:
             raise NotThisFormat("'history' is no list of [question, answer]")
 
-        messages += [{"role": role, "content": text} for role, text in zip(("user", "assistant"), pair)]
+        before += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
 
-    if not messages:
-        return _with_system(system, parts) if isinstance(system, str) and system else parts
-
-    parts = _with_system(system or "", parts)
-    first, *last = parts["messages"]
-    return {**parts, "messages": [*([first] if system else []), *messages, *last]}
+    return _in_turns(row, parts, before)
 
 
-def _talk(key: str, role_key: str, text_key: str) -> Callable[[dict[str, Any]], Parts]:
-    def read(row: dict[str, Any]) -> Parts:
+def _talk(key: str, role_key: str, text_key: str) -> Callable[[Row], Parts]:
+    def read(row: Row) -> Parts:
         parts = _turns(row, key, role_key, text_key)
         return parts | (_series(row[COLUMN], COLUMN) if COLUMN in row else {})
 
@@ -224,7 +243,7 @@ class Format:
     """A format: the keys a row must have, those it may have besides, and its reader."""
 
     needs: tuple[str, ...]
-    reader: Callable[[dict[str, Any]], Parts]
+    reader: Callable[[Row], Parts]
     knows: tuple[str, ...] = ()
 
 
@@ -240,11 +259,11 @@ FORMATS = {
 """In the order in which a row is held against them."""
 
 
-def _missing(form: Format, row: dict[str, Any]) -> list[str]:
+def _missing(form: Format, row: Row) -> list[str]:
     return [key for key in form.needs if not any(row.get(name) is not None for name in key.split("|"))]
 
 
-def recognise(row: dict[str, Any]) -> str | None:
+def recognise(row: Row) -> str | None:
     """Return the name of the format whose keys a row has, None if there is none."""
     for name, form in FORMATS.items():
         if not _missing(form, row) or name == "chatts" and {"input", "output", COLUMN} <= row.keys():
@@ -253,7 +272,7 @@ def recognise(row: dict[str, Any]) -> str | None:
     return None
 
 
-def read_row(row: Any, form: str, file: str, number: int) -> LabelRow:
+def read_row(row: object, form: str, file: str, number: int) -> LabelRow:
     """Return the label in a row; what cannot be read becomes its ``problem``.
 
     Args:
@@ -267,17 +286,14 @@ def read_row(row: Any, form: str, file: str, number: int) -> LabelRow:
     name = recognise(row) if form == "auto" else form
     if name is None:
         keys = shorten(", ".join(map(repr, row)), 60)
-        known = ", ".join(FORMATS)
-        return LabelRow(
-            file, number, problem=f"the keys {keys} belong to no known format; set format to one of {known}"
-        )
+        problem = f"the keys {keys} belong to no known format; set format to one of {', '.join(FORMATS)}"
+        return LabelRow(file, number, problem=problem)
 
     chosen = FORMATS[name]
     missing = [key.replace("|", "' or '") for key in _missing(chosen, row) if key != COLUMN or COLUMN not in row]
     if missing:
-        return LabelRow(
-            file, number, problem=f"{name} rows need '{missing[0]}', this one has {shorten(list(row), 60)}"
-        )
+        problem = f"{name} rows need '{missing[0]}', this one has {shorten(list(row), 60)}"
+        return LabelRow(file, number, problem=problem)
 
     try:
         parts = chosen.reader(row)

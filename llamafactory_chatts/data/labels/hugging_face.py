@@ -4,10 +4,14 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...core.errors import ChatTSError, shorten
 from ...rows.reading import UnreadableRow, read_rows
+
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 DICT, STATE, INFO = "dataset_dict.json", "state.json", "dataset_info.json"
@@ -22,7 +26,7 @@ def is_hf_folder(folder: Path) -> bool:
     )
 
 
-def hf_rows(folder: Path, split: str | list[str] | None = None) -> Iterator[tuple[str, int, Any]]:
+def hf_rows(folder: Path, split: list[str] | None = None) -> Iterator[tuple[str, int, object]]:
     """Yield (file below the folder, row from 1, row) of a folder.
 
     Args:
@@ -31,14 +35,14 @@ def hf_rows(folder: Path, split: str | list[str] | None = None) -> Iterator[tupl
 
     Raises:
         ChatTSError: a JSON file of the folder is broken, or a split is not there. A shard that is missing or broken
-            becomes an :class:`.row_reading.UnreadableRow` in its place.
+            becomes an :class:`.reading.UnreadableRow` in its place.
     """
     if (folder / DICT).is_file():
         there = _json(folder / DICT).get("splits")
         if not isinstance(there, list):
             raise ChatTSError("the key 'splits' is missing", where=str(folder / DICT), fix="Save the dataset again")
 
-        wanted = there if split is None else [split] if isinstance(split, str) else list(split)
+        wanted = there if split is None else split
         for name in wanted:
             if name not in there:
                 raise ChatTSError(f"there is no split {name!r}", where=str(folder), fix=f"Use: {', '.join(there)}")
@@ -70,7 +74,7 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _saved(folder: Path) -> Iterator[tuple[str, int, Any]]:
+def _saved(folder: Path) -> Iterator[tuple[str, int, object]]:
     """Yield the rows of one ``save_to_disk`` folder."""
     state = _json(folder / STATE)
     if state.get("_indices_data_files") or state.get("_indices_files"):
@@ -96,7 +100,7 @@ def _saved(folder: Path) -> Iterator[tuple[str, int, Any]]:
             yield name, number + 1, UnreadableRow(f"broken Arrow file: {shorten(error)} (nothing behind it was read)")
 
 
-def _batches(path: Path) -> Iterator[Any]:
+def _batches(path: Path) -> Iterator["pa.RecordBatch"]:
     import pyarrow as pa
 
     with pa.memory_map(os.fspath(path)) as stream:

@@ -6,11 +6,10 @@ case are alike, and so are the two Unicode forms of one letter (NFC, NFD).
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ...core.errors import ChatTSError, shorten
 from ...files.column_files import SUFFIXES
@@ -79,14 +78,15 @@ class Rule:
     suffixes: tuple[str, ...] = ()
 
 
-def _texts(value: Any, where: str) -> list[str]:
+def _texts(value: object, where: str) -> list[str]:
     found = value if isinstance(value, list) else [value]
-    if not found or not all(isinstance(item, str) and item for item in found):
+    texts = [item for item in found if isinstance(item, str) and item]
+    if not texts or len(texts) < len(found):
         raise ChatTSError(
             f"{shorten(repr(value))} is no text", where=where, fix="Write a text in quotes, or a list of them"
         )
 
-    return [unicodedata.normalize("NFC", item) for item in found]
+    return [unicodedata.normalize("NFC", text) for text in texts]
 
 
 def _starts(name: str, prefix: str) -> bool:
@@ -102,7 +102,7 @@ def _swap(swaps: list[tuple[str, list[str]]], name: str) -> list[str]:
     ]
 
 
-def _suffix_rule(value: Any, where: str) -> Rule:
+def _suffix_rule(value: object, where: str) -> Rule:
     if not isinstance(value, dict) or not value:
         raise ChatTSError(f"{shorten(repr(value))} is no table", where=where, fix='Write suffix: {".jpg": ".csv"}')
 
@@ -120,7 +120,7 @@ def _add(prefixes: list[str], name: str) -> list[str]:
     return [prefix + name for prefix in prefixes]
 
 
-def _add_rule(value: Any, where: str) -> Rule:
+def _add_rule(value: object, where: str) -> Rule:
     prefixes = _texts(value, where)
     return Rule(f"add_prefix {', '.join(prefixes)}", partial(_add, prefixes), prefixes=tuple(map(fold, prefixes)))
 
@@ -129,7 +129,7 @@ def _remove(prefixes: list[str], name: str) -> list[str]:
     return [name[len(prefix) :] for prefix in prefixes if len(name) > len(prefix) and _starts(name, prefix)]
 
 
-def _remove_rule(value: Any, where: str) -> Rule:
+def _remove_rule(value: object, where: str) -> Rule:
     prefixes = sorted(_texts(value, where), key=len, reverse=True)
     label = f"remove_prefix {', '.join(prefixes)}"
     return Rule(label, partial(_remove, prefixes), prefixes=tuple(map(fold, prefixes)))
@@ -139,7 +139,7 @@ def _substitute(compiled: re.Pattern[str], replacement: str, name: str) -> list[
     return [compiled.sub(replacement, name)] if compiled.search(name) else []
 
 
-def _regex_rule(rule: dict[str, Any], where: str) -> Rule:
+def _regex_rule(rule: Mapping[str, object], where: str) -> Rule:
     pattern, replacement = rule["regex"], rule.get("replace")
     if not isinstance(pattern, str) or not isinstance(replacement, str):
         raise ChatTSError("regex and replace must both be texts", where=where, fix="Write {regex: '...', replace: ''}")
@@ -158,12 +158,12 @@ def _regex_rule(rule: dict[str, Any], where: str) -> Rule:
 def _one_after_another(steps: list[Rule], name: str) -> list[str]:
     found = [name]
     for step in steps:  # one that does not apply ends the chain
-        found = list(dict.fromkeys(new for old in found for new in step.names(old)))
+        found = list(dict.fromkeys(new for old in found for new in (step.names(old) if step.names else [])))
 
     return found
 
 
-def _chain(value: Any, where: str) -> Rule:
+def _chain(value: object, where: str) -> Rule:
     if not isinstance(value, list) or not value:
         raise ChatTSError(f"{shorten(repr(value))} is no list of rules", where=where, fix="Write all: [rule, rule]")
 
@@ -184,7 +184,7 @@ def _same(name: str) -> list[str]:
     return [name]
 
 
-def _parse(rule: Any, where: str) -> Rule:
+def _parse(rule: object, where: str) -> Rule:
     if rule == "exact":
         return Rule("exact", _same, whole=True)
 
@@ -205,7 +205,7 @@ def _parse(rule: Any, where: str) -> Rule:
     )
 
 
-def parse_rules(rules: list[Any]) -> list[Rule]:
+def parse_rules(rules: object) -> list[Rule]:
     """Return the rules of a recipe, in order.
 
     Args:
@@ -244,6 +244,7 @@ def match(name: str | None, index: FolderIndex, rules: list[Rule]) -> Match:
         raise NoMatch(name or "", "no file")
 
     for rule in rules:
+        attempts: Iterable[tuple[list[str], str]]
         if rule.names is None:
             cores = index.cores(
                 tuple(dict.fromkeys(prefix for other in rules for prefix in other.prefixes)),
@@ -260,6 +261,6 @@ def match(name: str | None, index: FolderIndex, rules: list[Rule]) -> Match:
 
             if hits:
                 shown = [index.relative(path) for path in hits[:3]]
-                raise NoMatch(name, "ambiguous", shown, len(hits), label)
+                raise NoMatch(name or "", "ambiguous", shown, len(hits), label)
 
-    raise NoMatch(name, "no file")
+    raise NoMatch(name or "", "no file")

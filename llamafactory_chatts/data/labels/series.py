@@ -3,7 +3,6 @@
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,8 @@ from ...core.series import as_series
 from ...files import tables
 from ..prepare.config import Source
 from . import matching
+from .folder_index import FolderIndex
+from .formats import LabelRow, Message
 
 
 class Rejected(Exception):
@@ -55,7 +56,7 @@ class Found:
         return digest.digest() if self.values else b""
 
 
-def find_file(label: Any, index: Any, rules: list[matching.Rule]) -> matching.Match | None:
+def find_file(label: LabelRow, index: FolderIndex | None, rules: list[matching.Rule]) -> matching.Match | None:
     """Return the file that a label means, None for a label that holds its series or has none."""
     if label.series is not None or label.name is None:
         return None
@@ -69,7 +70,7 @@ def find_file(label: Any, index: Any, rules: list[matching.Rule]) -> matching.Ma
         raise Rejected(error.reason, error) from None
 
 
-def read_series(label: Any, source: Source, file: matching.Match | None) -> Found:
+def read_series(label: LabelRow, source: Source, file: matching.Match | None) -> Found:
     """Return the series of a label, from its file or from the label itself; nothing for a row of text only."""
     if file is None:
         return Found() if label.series is None else _inline(label.series)
@@ -88,15 +89,18 @@ def read_series(label: Any, source: Source, file: matching.Match | None) -> Foun
     return Found(list(table.names), list(table.values), path)
 
 
-def _inline(series: list[Any]) -> Found:
+def _inline(series: list[object]) -> Found:
     """Return the series of a row that holds them itself; null is a gap."""
     values = []
     for item in series:
         try:
             array = np.asarray(item)
-            if array.dtype == object and array.ndim == 1 and any(value is None for value in array):
-                array = as_series([0.0 if value is None else value for value in item]).copy()
-                array[[value is None for value in item]] = np.nan
+            gaps = np.array(
+                [value is None for value in array] if array.dtype == object and array.ndim == 1 else [False]
+            )
+            if gaps.any():
+                array = as_series([0.0 if value is None else value for value in array]).copy()
+                array[gaps] = np.nan
             elif array.dtype.kind != "f" or array.ndim != 1 or not len(array):
                 array = as_series(item)
         except ChatTSError as error:
@@ -109,13 +113,11 @@ def _inline(series: list[Any]) -> Found:
     return Found([""] * len(values), values)
 
 
-def texts_of(label: Any, source: Source, found: Found) -> list[dict[str, Any]]:
+def texts_of(label: LabelRow, source: Source, found: Found) -> list[Message]:
     """Return the turns of a label as role and content, with one placeholder per series of its file."""
-    if label.messages:
-        texts = [dict(message) for message in label.messages]
-    else:
-        texts = [{"role": "user", "content": label.prompt}, {"role": "assistant", "content": label.answer}]
-
+    asked: Message = {"role": "user", "content": label.prompt}
+    answered: Message = {"role": "assistant", "content": label.answer}
+    texts = [text.copy() for text in label.messages or (asked, answered)]
     if source.prompt is not None:
         first = next((text for text in texts if text["role"] == "user"), None)
         if first is not None:
@@ -125,15 +127,12 @@ def texts_of(label: Any, source: Source, found: Found) -> list[dict[str, Any]]:
         if text["content"] is None or text["content"] == "":
             raise Rejected("no text", f"the {text['role']} text is missing")
 
+    readers = [text for text in texts if text["role"] in READERS and isinstance(text["content"], str)]
     count, names = len(found.values), found.names
-    if found.path and count > 1 and sum(text["content"].count(PLACEHOLDER) for text in _readers(texts)) == 1:
+    if found.path and count > 1 and sum(str(text["content"]).count(PLACEHOLDER) for text in readers) == 1:
         # the label was made for one picture, the file holds several series
         many = ", ".join(f"{name}: {PLACEHOLDER}" if name else PLACEHOLDER for name in names)
-        for text in _readers(texts):
-            text["content"] = text["content"].replace(PLACEHOLDER, many)
+        for text in readers:
+            text["content"] = str(text["content"]).replace(PLACEHOLDER, many)
 
     return texts
-
-
-def _readers(texts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [text for text in texts if text["role"] in READERS and isinstance(text["content"], str)]

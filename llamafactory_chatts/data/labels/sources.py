@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from ...core.errors import ChatTSError, shorten
 from ...files.csv_text import unreadable
@@ -23,13 +22,13 @@ WHOLE = 200_000_000
 CHUNK = 1 << 20
 
 
-def open_source(config: Mapping[str, Any], base_dir: str | os.PathLike) -> Iterator[LabelRow]:
+def open_source(config: Mapping[str, object], base_dir: str | os.PathLike) -> Iterator[LabelRow]:
     """Return the labels of a source, one after the other; memory does not grow with the file.
 
     Args:
         config: the source as the recipe has it. ``labels`` is a path (or a list of them): JSON Lines, a JSON array,
             one JSON object whose only list is the rows, Parquet, or a folder that Hugging Face datasets wrote; in
-            UTF-8, UTF-16 with its mark, or GBK. ``format`` is a key of :data:`.sources_formats.FORMATS`, ``hf`` (a
+            UTF-8, UTF-16 with its mark, or GBK. ``format`` is a key of :data:`.formats.FORMATS`, ``hf`` (a
             folder; its rows are recognised by their keys) or ``auto``, the default, row by row. ``split`` names the
             parts of a ``dataset_dict.json`` to take, all by default.
         base_dir: where relative paths begin.
@@ -47,15 +46,17 @@ def open_source(config: Mapping[str, Any], base_dir: str | os.PathLike) -> Itera
         )
 
     labels = config.get("labels")
-    labels = labels if isinstance(labels, (list, tuple)) else [labels]
-    if not labels or not all(isinstance(item, (str, os.PathLike)) and os.fspath(item) for item in labels):
-        raise ChatTSError(f"{shorten(repr(config.get('labels')))} is no path", where="labels", fix="Name a file")
+    names = labels if isinstance(labels, (list, tuple)) else [labels]
+    paths = [os.fspath(name) for name in names if isinstance(name, (str, os.PathLike))]
+    if not paths or not all(paths) or len(paths) < len(names):
+        raise ChatTSError(f"{shorten(repr(labels))} is no path", where="labels", fix="Name a file")
 
-    files = [(os.fspath(item), Path(base_dir, item)) for item in labels]
+    files = [(path, Path(base_dir, path)) for path in paths]
     for _, path in files:
         _check(path, form)
 
-    return _labels(files, form, config.get("split"))
+    split = config.get("split")
+    return _labels(files, form, [split] if isinstance(split, str) else split if isinstance(split, list) else None)
 
 
 def _check(path: Path, form: str) -> None:
@@ -83,7 +84,7 @@ def _check(path: Path, form: str) -> None:
         )
 
 
-def _labels(files: list[tuple[str, Path]], form: str, split: str | list[str] | None) -> Iterator[LabelRow]:
+def _labels(files: list[tuple[str, Path]], form: str, split: list[str] | None) -> Iterator[LabelRow]:
     inner = "auto" if form == "hf" else form
     for name, path in files:
         if path.is_dir():
@@ -94,14 +95,14 @@ def _labels(files: list[tuple[str, Path]], form: str, split: str | list[str] | N
                 yield _label(row, inner, name, number)
 
 
-def _label(row: Any, form: str, file: str, number: int) -> LabelRow:
+def _label(row: object, form: str, file: str, number: int) -> LabelRow:
     if isinstance(row, UnreadableRow):
         return LabelRow(file, number, problem=str(row))
 
     return read_row(row, form, file, number)
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Any]]:
+def _rows(path: Path) -> Iterator[tuple[int, object]]:
     if path.suffix.lower() == ".parquet":
         yield from read_rows(path)
         return
@@ -164,7 +165,7 @@ def _as_utf8(path: Path) -> Iterator[Path]:
         yield copy
 
 
-def _rows_of_object(path: Path) -> list[Any] | None:
+def _rows_of_object(path: Path) -> list[object] | None:
     """Return the rows of a file that is one JSON object over several lines: its only list, or itself."""
     if path.stat().st_size > WHOLE:
         return None

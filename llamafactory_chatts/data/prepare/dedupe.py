@@ -1,109 +1,48 @@
-"""Duplicate rows: the same text with the same series, to the bit or up to rounding.
+"""Rows that are there already, and series that would stand on both sides of a split.
 
-Only hashes are kept of the rows seen. For near duplicates a row is reduced to a few random projections of its
-series, in units of their standard deviation. These are put on a grid; a row that falls close to a line of the grid
-also looks into the neighbouring cell, so that two series that differ by rounding always meet.
+Only hashes and sketches (:mod:`..sketch`) are kept of the rows seen. What is written here as two parts of a split is
+therefore no leakage to ``check``, which compares the same sketches.
 """
 
-import hashlib
-import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from ..sketch import Alike, Sketch, hashed, sketch
 
 
 MODES = ("off", "exact", "near")
 
-DIRECTIONS = 8
-CELL = 0.02
-TOLERANCE = 0.004
-"""Projections that differ by at most this (in standard deviations) count as equal: rounding to about 1/200 of the
-standard deviation, or finer. Different series share all cells with a probability around ``CELL ** DIRECTIONS``."""
 
-LEVEL_TOLERANCE = 0.01
-"""Largest difference of two means, in standard deviations."""
-
-
-def exact_key(text: str, series: Sequence[np.ndarray]) -> int:
-    """Return a 64-bit hash of a row's text and its series (float64 vectors)."""
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8)
-    for values in series:
-        digest.update(len(values).to_bytes(8, "big"))
-        digest.update(np.ascontiguousarray(values, dtype=np.float64))
-
-    return int.from_bytes(digest.digest(), "big")
-
-
-@dataclass(frozen=True)
-class Sketch:
-    """A row reduced to what finds its near duplicates.
+class Key(NamedTuple):
+    """What is kept of a row.
 
     Attributes:
-        cells: hash of its cell first, then of the neighbours that may hold a near duplicate.
-        levels: mean of each series.
-        spreads: standard deviation of each series.
+        mode: one of :data:`MODES`.
+        value: hash of its text, and with ``exact`` of its series.
+        sketches: of its series; empty where neither ``near`` nor a split needs them.
+        group: hash of where its series come from; rows that share it are in one part. None without a split.
     """
 
-    cells: tuple[int, ...]
-    levels: tuple[float, ...]
-    spreads: tuple[float, ...]
+    mode: str
+    value: int
+    sketches: tuple[Sketch, ...] = ()
+    group: int | None = None
 
 
-_directions: dict[int, np.ndarray] = {}
-
-
-def _project(values: np.ndarray) -> np.ndarray:
-    """Return random projections, each of unit variance for a series of unit variance."""
-    length = len(values)
-    if length not in _directions:
-        if len(_directions) >= 16:  # lengths differ from row to row: the signs are made again, not all kept
-            _directions.clear()
-
-        signs = np.random.default_rng(length).integers(0, 2, (DIRECTIONS, length), dtype=np.int8) * 2 - 1
-        _directions[length] = signs.astype(np.float32)
-
-    # einsum, not a matrix product: a BLAS would start threads of its own in every worker process
-    return np.einsum("dn,n->d", _directions[length], values.astype(np.float32)) / np.sqrt(length)
-
-
-def sketch(text: str, series: Sequence[np.ndarray]) -> Sketch:
-    """Return the sketch of a row.
+def key_of(text: str, series: Sequence[np.ndarray], mode: str, group: int | None = None) -> Key:
+    """Return the key of a row.
 
     Args:
         text: everything that is not a series; near duplicates have the same text.
-        series: float64 vectors without gaps.
+        series: float64 vectors without gaps, with the values that the file of the dataset will hold.
+        mode: one of :data:`MODES`.
+        group: see :class:`Key`.
     """
-    seed = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
-    levels, spreads = [], []
-    places = np.zeros(DIRECTIONS)
-    for number, values in enumerate(series):
-        seed.update(len(values).to_bytes(8, "big"))
-        level, spread = float(values.mean()), float(values.std())
-        if spread <= 1e-9 * abs(level):  # constant but for the noise of floating point
-            spread = 0.0
-
-        levels.append(level)
-        spreads.append(spread)
-        if spread:  # the weight depends on the place of the series in the row: swapped series are not the same row
-            weight = 1 / (1 + number % 7)
-            places += weight * _project((values - level) / spread) + weight * np.log(spread)
-        else:
-            seed.update(b"constant")
-
-    cells = places / CELL
-    base = np.floor(cells)
-    inside = cells - base
-    margin = TOLERANCE / CELL
-    steps = [(0, -1) if f < margin else (0, 1) if f > 1 - margin else (0,) for f in inside]
-    start = seed.digest()
-    keys = []
-    for step in itertools.product(*steps):
-        cell = (base + np.array(step)).astype(np.int64).tobytes()
-        keys.append(int.from_bytes(hashlib.blake2b(start + cell, digest_size=8).digest(), "big"))
-
-    return Sketch(tuple(keys), tuple(levels), tuple(spreads))
+    sketches = tuple(map(sketch, series)) if mode == "near" or group is not None else ()
+    exact = [np.ascontiguousarray(values).tobytes() for values in series] if mode == "exact" else []
+    return Key(mode, hashed(text.encode("utf-8", "surrogatepass"), *exact), sketches, group)
 
 
 class Seen:
@@ -111,37 +50,57 @@ class Seen:
 
     def __init__(self) -> None:
         self._exact: set[int] = set()
-        self._near: dict[int, list[tuple[tuple[float, ...], tuple[float, ...]]]] = {}
+        self._rows = Alike()
+        self._parts: dict[str, Alike] = {}
+        self._groups: dict[int, str] = {}
 
-    def add(self, key: int | Sketch) -> list[Any] | None:
-        """Remember a row; return what :meth:`restore` needs for it, or None if it is a duplicate."""
-        if isinstance(key, Sketch):
-            if any(_close(key, other) for cell in key.cells for other in self._near.get(cell, ())):
-                return None
+    def part_of(self, keys: Sequence[Key], part: str) -> str:
+        """Return the part of a split for the rows of one label.
 
-            record = [key.cells[0], list(key.levels), list(key.spreads)]
-        elif key in self._exact:
-            return None
-        else:
-            record = [key]
+        That is the one in which their group, or series like theirs, are already; otherwise ``part``.
+        """
+        group = keys[0].group
+        if group is None:
+            return part
 
+        if group not in self._groups:
+            there = {name for key in keys for name in self._with_series_of(key)}
+            return there.pop() if len(there) == 1 else part
+
+        return self._groups[group]
+
+    def _with_series_of(self, key: Key, but: str | None = None) -> list[str]:
+        """Return the parts with a series like one of a row; constants are like too many to count."""
+        varied = [item for item in key.sketches if item.spread]
+        others = ((name, series) for name, series in self._parts.items() if name != but)
+        return [name for name, series in others if any(series.find([item]) is not None for item in varied)]
+
+    def refused(self, key: Key, part: str) -> tuple[str, str] | None:
+        """Return why a row cannot be in a part: reason and detail; None where it can."""
+        there = key.value in self._exact if key.mode == "exact" else False
+        if there or key.mode == "near" and self._rows.find(key.sketches, key.value) is not None:
+            return "duplicate", "a row with the same text and series was written before"
+
+        other = self._with_series_of(key, but=part) if key.group is not None else []
+        return ("leakage", f"a series like one of this row is in the part {other[0]} already") if other else None
+
+    def add(self, key: Key, part: str) -> list[Any]:
+        """Remember a row of a part; returns what :meth:`restore` needs for it."""
+        record = [key.mode, key.value, key.sketches, key.group, part]
         self.restore([record])
         return record
 
-    def restore(self, records: Iterator[list[Any]] | list[list[Any]]) -> None:
+    def restore(self, records: Iterable[Sequence[Any]]) -> None:
         """Remember rows of an earlier run."""
-        for record in records:
-            if len(record) == 1:
-                self._exact.add(record[0])
-            else:
-                self._near.setdefault(record[0], []).append((tuple(record[1]), tuple(record[2])))
+        for mode, value, numbers, group, part in records:
+            sketches = [Sketch(points, mean, spread, tuple(places)) for points, mean, spread, places in numbers]
+            if mode == "exact":
+                self._exact.add(value)
+            elif mode == "near":
+                self._rows.add(sketches, value)
 
-
-def _close(key: Sketch, other: tuple[tuple[float, ...], tuple[float, ...]]) -> bool:
-    levels, spreads = other
-    for here, there, spread, its in zip(key.levels, levels, key.spreads, spreads):
-        unit = max(spread, its) or 1e-6 * max(abs(here), abs(there))  # constants: six digits
-        if abs(here - there) > LEVEL_TOLERANCE * unit and here != there:
-            return False
-
-    return True
+            if group is not None:
+                self._groups[group] = part
+                for item in sketches:
+                    if item.spread:
+                        self._parts.setdefault(part, Alike()).add([item])

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from ... import __version__
 from ..labels import sources
+from ..labels.formats import LabelRow
 from ..labels.matching import FolderIndex
 from .config import Recipe, Source
 
@@ -23,11 +23,11 @@ COUNTED_BYTES = 64 << 20
 """A label file up to this size is read once more beforehand, to know how long the run will take."""
 
 
-def _labels(recipe: Recipe, number: int) -> Iterator[Any]:
+def _labels(recipe: Recipe, number: int) -> Iterator[LabelRow]:
     return iter(sources.open_source(recipe.sources[number].raw, Path()))
 
 
-def chunks(recipe: Recipe, skip: int) -> Iterator[tuple[int, list[Any]]]:
+def chunks(recipe: Recipe, skip: int) -> Iterator[tuple[int, list[LabelRow]]]:
     """Yield source number and labels, without the first ``skip`` chunks; the same chunks in every run."""
     for number, source in enumerate(recipe.sources):
         labels = _labels(recipe, number)

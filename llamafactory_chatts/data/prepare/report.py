@@ -35,7 +35,7 @@ class SourceReport:
     reasons: Counter = field(default_factory=Counter)
     tally: Counter = field(default_factory=Counter)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return it as JSON knows it; counts of 0 are left out of the two counters."""
         content = dict(vars(self))
         for key in ("reasons", "tally"):
@@ -86,7 +86,7 @@ class Report:
 
         return total
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return it as JSON knows it."""
         return {**vars(self), "rows": self.rows, "sources": [source.as_dict() for source in self.sources]}
 
@@ -115,7 +115,7 @@ class Report:
 
         return found
 
-    def provenance_of(self, recipe: Recipe, inputs: list[dict[str, str]]) -> dict[str, Any]:
+    def provenance_of(self, recipe: Recipe, inputs: list[dict[str, str]]) -> dict[str, object]:
         """Return the content of the provenance file; it holds no date, so equal runs give equal files.
 
         Args:

@@ -1,11 +1,15 @@
 """Rows as bytes: lines of JSON, or Arrow batches on their way to Parquet."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...core.contract import COLUMN
+
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -21,37 +25,25 @@ class Row:
     series: list[np.ndarray]
 
 
-class Rows:
-    """Collects the rows of a chunk, apart for each part of the split.
+def payload_of(rows: list[Row], parquet: bool, messages: bool) -> tuple[bytes, list[int]]:
+    """Return rows as bytes, and the bytes of each row (0 for Arrow).
 
     Args:
         parquet: Arrow batches instead of JSON lines.
         messages: columns ``messages`` and ``timeseries`` instead of ``input``, ``output`` and ``timeseries``.
     """
+    if parquet:
+        return to_ipc(arrow_batch(rows, messages)) if rows else b"", [0] * len(rows)
 
-    def __init__(self, parquet: bool, messages: bool) -> None:
-        self.parquet, self.messages = parquet, messages
-        self._parts: dict[str, list[Any]] = {}
-
-    def add(self, part: str, row: Row) -> int:
-        """Add a row to a part; return how many bytes of the part's payload it takes (0 for Arrow)."""
-        item = row if self.parquet else json_line(row, self.messages)
-        self._parts.setdefault(part, []).append(item)
-        return 0 if self.parquet else len(item)
-
-    def payload(self) -> dict[str, bytes]:
-        """Return part -> its rows."""
-        if self.parquet:
-            return {part: to_ipc(arrow_batch(rows, self.messages)) for part, rows in self._parts.items()}
-
-        return {part: b"".join(rows) for part, rows in self._parts.items()}
+    lines = [json_line(row, messages) for row in rows]
+    return b"".join(lines), list(map(len, lines))
 
 
 def json_line(row: Row, messages: bool) -> bytes:
     """Return a row as a line of JSON; numbers are as short as they can be without a change of their value."""
     import orjson
 
-    content: dict[str, Any] = (
+    content: dict[str, object] = (
         {"messages": row.texts}
         if messages
         else {
@@ -63,7 +55,7 @@ def json_line(row: Row, messages: bool) -> bytes:
     return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
 
 
-def arrow_schema(messages: bool) -> Any:
+def arrow_schema(messages: bool) -> "pa.Schema":
     """Return the Arrow schema of the rows: text, and ``list<list<float>>`` of float32."""
     import pyarrow as pa
 
@@ -75,7 +67,7 @@ def arrow_schema(messages: bool) -> Any:
     return pa.schema([pa.field("input", pa.string()), pa.field("output", pa.string()), series])
 
 
-def arrow_batch(rows: list[Row], messages: bool) -> Any:
+def arrow_batch(rows: list[Row], messages: bool) -> "pa.RecordBatch":
     """Return rows as an Arrow record batch; the series are not copied through Python lists."""
     import pyarrow as pa
 
@@ -94,7 +86,7 @@ def arrow_batch(rows: list[Row], messages: bool) -> Any:
     return pa.RecordBatch.from_arrays([*texts, column.cast(schema.field(COLUMN).type)], schema=schema)
 
 
-def to_ipc(batch: Any) -> bytes:
+def to_ipc(batch: "pa.RecordBatch") -> bytes:
     """Return an Arrow batch as the bytes of an IPC stream."""
     import pyarrow as pa
 
@@ -105,7 +97,7 @@ def to_ipc(batch: Any) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def from_ipc(payload: Any) -> Any:
+def from_ipc(payload: bytes) -> "pa.RecordBatch":
     """Return the Arrow batch of :func:`to_ipc`."""
     import pyarrow as pa
 

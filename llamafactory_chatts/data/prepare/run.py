@@ -9,6 +9,8 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -142,23 +144,24 @@ class _Run:
     def commit(self, done: Done) -> None:
         """Write a finished chunk."""
         self.whole = False
-        report, records, kept = self.reports[done.source], [], []
-        for _, _, _, key in done.rows:
-            record = self.seen.add(key) if key is not None else None
-            kept.append(key is None or record is not None)
-            records += [record] if record is not None else []
+        report, records = self.reports[done.source], []
+        placed: list[str | None] = []  # the part of each row, None for one that is left out
+        written = 0
+        for position, rows in groupby(done.rows, key=itemgetter(0)):
+            mine, refused = self._place([row[1:] for row in rows], records)
+            placed += mine
+            report.duplicates += sum(reason == "duplicate" for reason, _ in refused)
+            if len(refused) < len(mine):
+                written += 1
+            else:
+                reason, detail = refused[0]
+                done.rejects[position] = {**done.labels[position], "reason": reason, "detail": detail}
 
-        written = {row[0] for row, keep in zip(done.rows, kept) if keep}
-        for position in {row[0] for row in done.rows} - written:
-            detail = "a row with the same text and series was written before"
-            done.rejects[position] = {**done.labels[position], "reason": "duplicate", "detail": detail}
-
-        for part, payload in done.payload.items():
-            mine = [(row[2], keep) for row, keep in zip(done.rows, kept) if row[1] == part]
-            sizes, keeps = [size for size, _ in mine], [keep for _, keep in mine]
-            if any(keeps):
-                self.output.append(part, keep_rows(payload, self.recipe.parquet, sizes, keeps))
-                self.part_rows[part] += sum(keeps)
+        for part in self.recipe.parts:
+            kept = [place == part for place in placed]
+            if any(kept):
+                self.output.append(part, keep_rows(done.payload, self.recipe.parquet, done.sizes, kept))
+                self.part_rows[part] += sum(kept)
 
         lines = [json.dumps(done.rejects[position], ensure_ascii=False) for position in sorted(done.rejects)]
         self.output.append(REJECTS, "".join(line + "\n" for line in lines).encode("utf-8", "surrogatepass"))
@@ -168,16 +171,33 @@ class _Run:
             self.output.append(SEEN, (json.dumps([done.source, files, records]) + "\n").encode())
 
         report.read += done.read
-        report.written += len(written)
+        report.written += written
         report.rejected += len(done.rejects)
-        report.rows += sum(kept)
-        report.duplicates += len(kept) - sum(kept)
+        report.rows += len(placed) - placed.count(None)
         report.reasons.update(item["reason"] for item in done.rejects.values())
         report.tally.update(done.tally)
         self.chunks, self.whole = self.chunks + 1, True
         self.progress.set_postfix(rejects=sum(item.rejected for item in self.reports), refresh=False)
         self.progress.update(done.read)
         self.output.checkpoint(self.memory)
+
+    def _place(
+        self, rows: list[tuple[str, dedupe.Key | None]], records: list[Any]
+    ) -> tuple[list[str | None], list[tuple[str, str]]]:
+        """Return the part of each row of a label (None for one that is left out) and why rows are left out."""
+        keys = [key for _, key in rows if key is not None]
+        part = self.seen.part_of(keys, rows[0][0]) if keys else rows[0][0]
+        placed: list[str | None] = []
+        refused = []
+        for _, key in rows:
+            why = self.seen.refused(key, part) if key is not None else None
+            placed.append(None if why else part)
+            if why:
+                refused.append(why)
+            elif key is not None:
+                records.append(self.seen.add(key, part))
+
+        return placed, refused
 
     def finish(self, inputs: list[dict[str, str]]) -> Report:
         """Let the files appear, then write provenance and dataset_info.json."""

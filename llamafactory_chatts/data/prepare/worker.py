@@ -3,7 +3,6 @@
 Runs in the worker processes of :mod:`.prepare`; a chunk of labels comes in, finished rows go out.
 """
 
-import hashlib
 import os
 from collections import Counter
 from dataclasses import dataclass, field
@@ -16,10 +15,13 @@ from ...core.errors import ChatTSError, shorten
 from ...core.placeholders import check_placeholders
 from ...core.series import as_series
 from ..labels import answers, matching
+from ..labels.folder_index import FolderIndex
+from ..labels.formats import LabelRow, Message
 from ..labels.series import Found, Rejected, find_file, read_series, texts_of
+from ..sketch import hashed
 from . import dedupe, gaps, resample, windows
 from .config import Recipe, Source
-from .row_writing import Row, Rows
+from .row_writing import Row, payload_of
 from .split import part_of
 
 
@@ -30,8 +32,10 @@ class Done:
     Attributes:
         source: number of its source.
         read: labels read.
-        payload: part -> its rows as bytes, in the order of ``rows``.
-        rows: per row: number of its label in the chunk, its part, its bytes (JSONL), its key for :mod:`.dedupe`.
+        payload: its rows as bytes.
+        rows: per row: number of its label in the chunk, the part it would be in, its key for :mod:`.dedupe` (None
+            where nothing is compared).
+        sizes: bytes of each row (JSONL).
         rejects: number of the label in the chunk -> its line for the rejects file.
         labels: per label of the chunk what identifies it in the rejects file.
         tally: what was done, for the provenance (``rule: exact``, ``gaps filled``, ...).
@@ -40,10 +44,11 @@ class Done:
 
     source: int
     read: int = 0
-    payload: dict[str, bytes] = field(default_factory=dict)
-    rows: list[tuple[int, str, int, Any]] = field(default_factory=list)
-    rejects: dict[int, dict[str, Any]] = field(default_factory=dict)
-    labels: list[dict[str, Any]] = field(default_factory=list)
+    payload: bytes = b""
+    rows: list[tuple[int, str, dedupe.Key | None]] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    rejects: dict[int, dict[str, object]] = field(default_factory=dict)
+    labels: list[dict[str, object]] = field(default_factory=list)
     tally: Counter = field(default_factory=Counter)
     files: list[int] = field(default_factory=list)
 
@@ -57,16 +62,16 @@ class Worker:
         indexes: per source its :class:`.matching.FolderIndex`, None where it names no folder.
     """
 
-    def __init__(self, recipe: Recipe, messages: bool, indexes: list[Any]) -> None:
+    def __init__(self, recipe: Recipe, messages: bool, indexes: list[FolderIndex | None]) -> None:
         self.recipe, self.messages, self.indexes = recipe, messages, indexes
 
     @cached_property
     def _rules(self) -> list[list[matching.Rule]]:
         return [matching.parse_rules(list(source.match)) for source in self.recipe.sources]
 
-    def __call__(self, number: int, labels: list[Any]) -> Done:
+    def __call__(self, number: int, labels: list[LabelRow]) -> Done:
         """Return the chunk ``labels`` (:class:`.sources.LabelRow`) of source ``number``, finished."""
-        done, rows = Done(number, len(labels)), Rows(self.recipe.parquet, self.messages)
+        done, rows = Done(number, len(labels)), list[Row]()
         source = self.recipe.sources[number]
         for position, label in enumerate(labels):
             name = {"source": source.name, "file": label.file, "row": label.row, "name": label.name}
@@ -79,21 +84,21 @@ class Worker:
                 detail = shorten(f"{type(error).__name__}: {error}", 300)
                 done.rejects[position] = {**name, "reason": "unexpected error", "detail": detail}
             else:
-                for row, part, key in made:
-                    done.rows.append((position, part, rows.add(part, row), key))
+                rows += [row for row, _, _ in made]
+                done.rows += [(position, part, key) for _, part, key in made]
 
-        done.payload = rows.payload()
+        done.payload, done.sizes = payload_of(rows, self.recipe.parquet, self.messages)
         return done
 
-    def _rows(self, label: Any, number: int, done: Done) -> list[tuple[Row, str, Any]]:
+    def _rows(self, label: LabelRow, number: int, done: Done) -> list[tuple[Row, str, dedupe.Key | None]]:
         source = self.recipe.sources[number]
-        if getattr(label, "problem", None):
+        if label.problem:
             raise Rejected("unreadable row", label.problem)
 
         file = find_file(label, self.indexes[number], self._rules[number])
         if file is not None:
             done.tally[f"rule: {file.rule}"] += 1
-            done.files.append(int.from_bytes(hashlib.blake2b(os.fsencode(file.path), digest_size=8).digest(), "big"))
+            done.files.append(hashed(os.fsencode(file.path)))
 
         found = read_series(label, source, file)
         texts = texts_of(label, source, found)
@@ -103,7 +108,7 @@ class Worker:
         done.tally.update(tally)
         return made
 
-    def _finish(self, row: Row, group: bytes) -> tuple[Row, str, Any]:
+    def _finish(self, row: Row, group: bytes) -> tuple[Row, str, dedupe.Key | None]:
         try:
             check_placeholders(row.texts, len(row.series))
         except ChatTSError as error:
@@ -115,16 +120,18 @@ class Worker:
         if self.recipe.parquet and any(np.abs(values).max() > 3e38 for values in row.series):
             raise Rejected("series", "values above 3e38 do not fit Parquet's float32. Rescale them or write JSONL.")
 
-        key, text = None, "\0".join(f"{item['role']}\0{item['content']}" for item in row.texts)
-        if self.recipe.deduplicate != "off":
-            make = dedupe.sketch if self.recipe.deduplicate == "near" else dedupe.exact_key
-            key = make(text, row.series)
+        split, text = self.recipe.split, "\0".join(f"{item['role']}\0{item['content']}" for item in row.texts)
+        part = part_of(group or text.encode(), self.recipe.seed, split) if split else ""
+        key = None
+        if self.recipe.deduplicate != "off" or split and group:
+            kind = np.float32 if self.recipe.parquet else np.float64
+            series = [values.astype(kind).astype(np.float64) for values in row.series]
+            key = dedupe.key_of(text, series, self.recipe.deduplicate, hashed(group) if split and group else None)
 
-        part = part_of(group or text.encode(), self.recipe.seed, self.recipe.split) if self.recipe.split else ""
         return row, part, key
 
 
-def _variants(texts: list[dict[str, Any]], found: Found, source: Source, tally: Counter) -> list[Row]:
+def _variants(texts: list[Message], found: Found, source: Source, tally: Counter) -> list[Row]:
     """Return the rows of a label: one, or one per window."""
     if not found.values:
         return [Row([{**text, "content": _as_text(text["content"])} for text in texts], [])]
@@ -174,7 +181,7 @@ def _variants(texts: list[dict[str, Any]], found: Found, source: Source, tally: 
     return rows
 
 
-def _answers(texts: list[dict[str, Any]], source: Source, points: int) -> dict[int, list[Any]] | None:
+def _answers(texts: list[Message], source: Source, points: int) -> dict[int, list[Any]] | None:
     """Return turn -> its parsed answer, None where the answers stay as they are."""
     if source.answers == "keep" and not source.moves:
         return None
@@ -222,7 +229,7 @@ def _check_kept(parsed: dict[int, list[Any]] | None, before: windows.Piece, afte
 
 
 def _row(
-    texts: list[dict[str, Any]], parsed: dict[int, list[Any]] | None, series: list[np.ndarray], piece: Any
+    texts: list[Message], parsed: dict[int, list[Any]] | None, series: list[np.ndarray], piece: windows.Piece | None
 ) -> Row:
     try:
         series = [as_series(values) for values in series]
@@ -245,6 +252,6 @@ def _row(
     return Row(written, series)
 
 
-def _as_text(content: Any) -> str:
+def _as_text(content: object) -> str:
     """Return an answer as text; a list or number of the label file as JSON."""
     return content if isinstance(content, str) else answers.dumps(content)

@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -93,7 +92,7 @@ def _width(rng: np.random.Generator, kind: str, room: int) -> int:
     return int(rng.integers(max(6, room // 4), max(7, room // 2)))
 
 
-def _series(rng: np.random.Generator, points: int) -> tuple[list[float], list[dict[str, Any]]]:
+def _series(rng: np.random.Generator, points: int) -> tuple[list[float], list[dict[str, object]]]:
     """Return one series, four decimals, and its anomalies: ``interval`` (both ends included) and ``kind``.
 
     A level shift lasts to the end of the series, and so does its interval.
@@ -134,7 +133,7 @@ def _prompt(language: Language, rng: np.random.Generator, lengths: list[int]) ->
     ), asked
 
 
-def _row(rng: np.random.Generator, min_points: int, max_points: int) -> dict[str, Any]:
+def _row(rng: np.random.Generator, min_points: int, max_points: int) -> dict[str, object]:
     language = LANGUAGES[int(rng.integers(len(LANGUAGES)))]
     count = int(rng.integers(2, 4)) if rng.random() < SEVERAL_SHARE else 1
     drawn = [_series(rng, int(rng.integers(min_points, max_points + 1))) for _ in range(count)]
@@ -147,7 +146,7 @@ def _row(rng: np.random.Generator, min_points: int, max_points: int) -> dict[str
     }
 
 
-def generate(n: int, seed: int = 0, min_points: int = 64, max_points: int = 256) -> Iterator[dict[str, Any]]:
+def generate(n: int, seed: int = 0, min_points: int = 64, max_points: int = 256) -> Iterator[dict[str, object]]:
     """Yield samples of anomaly detection, half Chinese and half English, some without an anomaly.
 
     Args:
@@ -178,7 +177,7 @@ def generate(n: int, seed: int = 0, min_points: int = 64, max_points: int = 256)
     return (_row(np.random.default_rng([seed, index]), min_points, max_points) for index in range(n))
 
 
-def dumps(rows: Iterator[dict[str, Any]]) -> str:
+def dumps(rows: Iterator[dict[str, object]]) -> str:
     """Return rows as JSON Lines."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
@@ -194,7 +193,7 @@ def write(path: str | os.PathLike, rows: int, seed: int, min_points: int, max_po
     write_text(path, dumps(generate(rows, seed, min_points, max_points)))
 
 
-def shipped_entries() -> dict[str, dict[str, Any]]:
+def shipped_entries() -> dict[str, dict[str, object]]:
     """Return the entries of the demo data."""
     columns = {"prompt": "input", "response": "output", COLUMN: COLUMN}
     return {name: {"file_name": f"{name}.jsonl", "columns": dict(columns)} for name in SHIPPED}

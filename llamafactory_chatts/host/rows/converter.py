@@ -13,8 +13,7 @@ from llamafactory.data.converter import (
 from ...core.contract import COLUMN, TEMPLATE
 from ...core.errors import ChatTSError, shorten
 from ...core.placeholders import check_placeholders
-from ...core.series import as_series
-from ...files.series_files import inside, read_series_file
+from ...rows.cells import items_of, read_item
 from .fingerprint import code_state, settings_of_rows
 from .lane import pack, read_arrow
 
@@ -119,13 +118,9 @@ class ChatTSDatasetConverter(DatasetConverter):
             )
 
         cell = read_arrow(example, self.column)
-        series = []
-        for item in self._items(example[self.column]) if cell is None else cell:
-            if isinstance(item, str):
-                series += read_series_file(inside(self.data_args.media_dir, item))
-            else:
-                series.append(as_series(item))
-
+        items = items_of(example[self.column]) if cell is None else cell
+        media_dir = self.data_args.media_dir
+        series = [one for number, item in enumerate(items, start=1) for one in read_item(item, number, media_dir)]
         for index, item in enumerate(series):
             if self.max_points is not None and len(item) > self.max_points:
                 raise ChatTSError(
@@ -134,34 +129,6 @@ class ChatTSDatasetConverter(DatasetConverter):
                 )
 
         return series
-
-    @staticmethod
-    def _items(cell: Any) -> list:
-        if cell is None:
-            return []
-
-        if isinstance(cell, str):
-            return [cell]
-
-        if not isinstance(cell, (list, tuple)):
-            raise ChatTSError(
-                f"the timeseries cell is {type(cell).__name__} ({shorten(cell, 40)})",
-                fix="Write a list of series, [[1.0, 2.0], [3.0]]",
-            )
-
-        nested = [isinstance(item, (list, tuple, str)) for item in cell]
-        if cell and not any(nested):
-            return [cell]  # one flat list is one series
-
-        for index, item in enumerate(cell):
-            if not nested[index]:
-                raise ChatTSError(
-                    f"series {index + 1} is {'null' if item is None else type(item).__name__} "
-                    f"({shorten(item, 40)}) among lists",
-                    fix="Write each series as a list of numbers",
-                )
-
-        return list(cell)
 
     def _check(self, row: dict[str, Any], series: int) -> None:
         prompt, response = row["_prompt"], row["_response"]

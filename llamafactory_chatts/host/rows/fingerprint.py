@@ -20,6 +20,7 @@ CODE = (
     *("core/contract.py", "core/placeholders.py", "core/series.py", "files/series_files.py", "files/column_files.py"),
     *(
         "files/csv_text.py",
+        "rows/cells.py",
         "host/rows/converter.py",
         "host/rows/lane.py",
         "host/rows/mm_plugin.py",
