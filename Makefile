@@ -51,6 +51,7 @@ quick: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # The names that we rely on, in the newest LLaMA-Factory and transformers that pip finds; skipped without network.
 newest: setup
@@ -64,4 +65,4 @@ launchers: setup
 	$(BIN)/python shell/generate.py
 
 clean:
-	rm -rf .venv demo_output bench_work bench_results .pytest_cache .ruff_cache
+	rm -rf .venv demo_output bench_work bench_results .pytest_cache .ruff_cache .mypy_cache
