@@ -7,7 +7,7 @@ SUPPORTED := 'import sys; v = sys.version_info[:2]; v in ((3, 11), (3, 12), (3, 
 export HF_HUB_OFFLINE ?= 1
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo test quick lint bench clean
+.PHONY: setup demo test quick lint newest bench clean
 
 setup: .venv/ready
 
@@ -51,9 +51,14 @@ quick: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The names that we rely on, in the newest LLaMA-Factory and transformers that pip finds; skipped without network.
+newest: setup
+	$(BIN)/python .ci/newest
 
 bench: setup
 	$(BIN)/python benchmarks/train_throughput.py --shape tiny
 
 clean:
-	rm -rf .venv demo_output bench_work bench_results .pytest_cache .ruff_cache
+	rm -rf .venv demo_output bench_work bench_results .pytest_cache .ruff_cache .mypy_cache

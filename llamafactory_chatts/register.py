@@ -50,10 +50,8 @@ _TRAINERS = {
 
 
 def _row(kind: str, package: str = _HOST) -> Callable[[str, str, str, str], Row]:
-    def row(module: str, name: str, apply: str, why: str) -> Row:
-        return Row(kind, package + module, name, "llamafactory_chatts.host." + apply, why)
-
-    return row
+    ours = "llamafactory_chatts.host."
+    return lambda module, name, apply, why: Row(kind, package + module, name, ours + apply, why)
 
 
 _registry, _patch, _subclass = map(_row, ("registry", "patch", "subclass"))
@@ -199,6 +197,7 @@ TABLE: tuple[Row, ...] = (
         )
     ),
 )
+REPLACED = [row.target for row in TABLE if row.kind in ("patch", "subclass")]
 
 
 def apply_row(row: Row) -> None:
@@ -276,10 +275,10 @@ def arm() -> None:
             (other modules of it then hold names that a row would replace), or one of its other engines is asked for.
     """
     global _armed
-    from .host import compat
+    from .host import gate
     from .recipe.launch.engine import ENVIRONMENT, is_on
 
-    compat.check_versions()
+    gate.check_versions(REPLACED)
     if _armed:
         return
 
@@ -292,7 +291,7 @@ def arm() -> None:
     if early is not None:
         raise ImportError(
             f"{early} was imported before llamafactory-chatts could add to it. "
-            f"Call llamafactory_chatts.register.register() first, or leave {compat.SWITCH} unset."
+            "Call llamafactory_chatts.register.register() first, or leave LLAMAFACTORY_CHATTS unset."
         )
 
     _armed = True

@@ -17,8 +17,8 @@ BEGIN = """
 import importlib, importlib.util, sys, threading
 sys.path.insert(0, sys.argv[1])
 from llamafactory_chatts import autoload, register
-from llamafactory_chatts.host import compat
-compat.check_versions = lambda: None
+from llamafactory_chatts.host import gate
+gate.check_versions = lambda targets: None
 register.TABLE = tuple(
     register.Row("patch", f"llamafactory.{module}", name, "rows:apply", "test") for module, name in (("one", "f"), ("two", "g"))
 )
@@ -141,15 +141,15 @@ def test_after_a_failure_every_import_fails_again(run):
 
 def test_a_wrong_version_fails_each_time_and_a_right_one_then_works(run):
     code = """
-    def wrong(): raise ImportError("needs another")
-    right, compat.check_versions = compat.check_versions, wrong
+    def wrong(targets): raise ImportError("needs another")
+    right, gate.check_versions = gate.check_versions, wrong
     said = []
     for attempt in range(2):
         try:
             import llamafactory
         except ImportError as err:
             said.append(str(err))
-    compat.check_versions = right
+    gate.check_versions = right
     print(said, patched())
     """
     assert run(code) == f"['needs another', 'needs another'] {ALL}"
@@ -158,11 +158,11 @@ def test_a_wrong_version_fails_each_time_and_a_right_one_then_works(run):
 def test_threads_that_import_at_once(run):
     code = """
     import time
-    slow = compat.check_versions
-    compat.check_versions = lambda: time.sleep(0.2)
-    wrong, gate = [], threading.Barrier(8)
+    slow = gate.check_versions
+    gate.check_versions = lambda targets: time.sleep(0.2)
+    wrong, barrier = [], threading.Barrier(8)
     def work(number):
-        gate.wait()
+        barrier.wait()
         try:
             if number % 2:
                 importlib.util.find_spec("llamafactory")

@@ -189,7 +189,7 @@ class TestFreshEnvironment:
     def test_without_a_host_the_import_error_says_what_to_install(self, fresh):
         done = fresh("import llamafactory")
         assert done.returncode == 1
-        assert "needs llamafactory>=0.9.5,<0.9.6, but is not installed" in done.stderr.strip().splitlines()[-1]
+        assert "needs llamafactory>=0.9.5,<0.10, but is not installed" in done.stderr.strip().splitlines()[-1]
 
 
 def locked(name):
@@ -232,10 +232,11 @@ class TestLocks:
         version = versions[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), f"{requirement} does not admit {version}"
 
-    def test_the_supported_versions_admit_the_locked_ones(self):
-        from llamafactory_chatts.host.compat import SUPPORTED
+    def test_the_supported_ranges_are_those_of_the_project(self):
+        """And the locked versions are tested ones."""
+        from llamafactory_chatts.core.installs import SUPPORTED, ruling
 
-        versions = locked(LOCKS[0])
-        for package, (low, high) in SUPPORTED.items():
-            version = tuple(map(int, versions[package].split(".")))
-            assert low <= version < high
+        project = {requirement.name: requirement.specifier for requirement in ranges()}
+        for package, text in SUPPORTED.items():
+            assert project[package] == Requirement(package + text).specifier
+            assert ruling(package, locked(LOCKS[0])[package]) == "tested"

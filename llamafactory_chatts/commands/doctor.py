@@ -25,9 +25,14 @@ import argparse
 import importlib
 import json
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from ..recipe.finding import Finding
 
 
 HELP_PACKAGES = ("llamafactory", "transformers", "torch", "peft", "trl", "datasets", "accelerate")
@@ -103,6 +108,19 @@ def _state(row: Any, state: str, detail: str = "") -> dict[str, str]:
     return {"state": state, "kind": row.kind, "target": row.target, "why": row.why, "detail": detail}
 
 
+def untested_versions(machine: object = None) -> Iterator["Finding"]:
+    """What the start of LLaMA-Factory says of a version that this package was not tested with."""
+    from .. import register
+    from ..core.installs import install
+    from ..host import gate
+    from ..recipe.finding import Finding
+
+    for one in gate.judge(register.REPLACED):
+        if one.detail:
+            level, fix = ("error", f"Run: {install(one.need)}") if one.need else ("warning", "")
+            yield Finding(level, one.package, f"{one.version} was not tested with this package; {one.detail}", fix=fix)
+
+
 def _versions() -> dict[str, str]:
     found = {}
     for package in HELP_PACKAGES:
@@ -120,7 +138,7 @@ def _installation(args: argparse.Namespace) -> int:
     from ..recipe.finding import has_errors
 
     installation = Installation(Path(args.output))
-    findings = check_environment(installation)
+    findings = check_environment(installation, {} if switched_off() else {"host": untested_versions})
     importable = "error" not in installation.torch.get("torch", {"error": ""})
     states = row_states() if importable and not switched_off() else []
     active = "llamafactory" in sys.modules and not switched_off()

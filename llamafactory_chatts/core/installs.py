@@ -2,17 +2,57 @@
 
 import functools
 import importlib.metadata
+import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+Ruling = Literal["tested", "untested", "unsupported"]
 OURS = "llamafactory-chatts"
 EXTRAS = ("quantization", "deepspeed")
 STACK = ("transformers", "peft", "trl", "datasets", "accelerate")
 """Packages that LLaMA-Factory calls, and that call each other."""
 
+TESTED = {"llamafactory": "0.9.5", "transformers": "5.5"}
+"""Releases that this package was tested with; one of two numbers stands for all of its patch releases."""
 
-def requirements(extras: tuple[str, ...] = EXTRAS) -> list[Any]:
+SUPPORTED = {"llamafactory": ">=0.9.5,<0.10", "transformers": ">=5.5,<5.6"}
+"""The ranges of pyproject.toml for them."""
+
+_LATER_TRANSFORMERS = ">=5.6,!=5.6.0"  # flash attention of 5.6.0 fails in every pass (huggingface/transformers#45588)
+
+
+def ruling(package: str, version: str) -> Ruling:
+    """Tell what is known of an installed version of a package in ``TESTED``.
+
+    ``untested``: a later patch release of llamafactory, or a later transformers that the installed llamafactory asks
+    for (5.6.0 never). Whether it works depends on the names that we rely on, which ``host/gate.py`` compares.
+    """
+    release = re.fullmatch(r"(\d+(?:\.\d+)*)(?:\+.*)?", version)
+    if release and f"{release[1]}.".startswith(f"{TESTED[package]}."):
+        return "tested"
+
+    from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
+
+    allowed = [SpecifierSet(SUPPORTED[package])]
+    if package == "transformers":
+        try:
+            lines = importlib.metadata.requires("llamafactory") or []
+        except importlib.metadata.PackageNotFoundError:
+            return "unsupported"
+
+        wanted = [one for one in map(Requirement, lines) if one.name == package and one.marker is None]
+        allowed = [SpecifierSet(_LATER_TRANSFORMERS), *(one.specifier for one in wanted)]
+
+    plain = version.partition("+")[0]
+    return "untested" if all(one.contains(plain, prereleases=True) for one in allowed) else "unsupported"
+
+
+def requirements(extras: tuple[str, ...] = EXTRAS) -> "list[Requirement]":
     """Return what this package requires, read by ``packaging``: from its metadata, or the pyproject.toml beside it.
 
     The metadata are the one home of the supported ranges. Empty when the package lies on a path without either.

@@ -33,7 +33,10 @@ class Shape:
     @classmethod
     def of(cls, config: Any) -> "Shape":
         """Read the sizes of a config: an object with these attributes or a mapping with these keys."""
-        read = config.get if isinstance(config, Mapping) else lambda key: getattr(config, key, None)
+
+        def read(key: str) -> Any:
+            return config.get(key) if isinstance(config, Mapping) else getattr(config, key, None)
+
         heads = read("num_attention_heads")
         return cls(
             hidden_size=read("hidden_size"),

@@ -1,17 +1,13 @@
-"""Supported versions, every private name of LLaMA-Factory that is touched, and how a symbol is patched."""
+"""Every private name of LLaMA-Factory that is touched, and how a symbol is patched."""
 
 import functools
 import importlib
 import inspect
 from collections.abc import Callable
-from importlib import metadata
 from typing import Any
 
 from ..core.contract import SWITCH
 
-
-SUPPORTED = {"llamafactory": ((0, 9, 5), (0, 9, 6)), "transformers": ((5, 5, 0), (5, 6, 0))}
-"""Lowest supported version, and the first one that is not."""
 
 PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
     "llamafactory.chat.chat_model:run_chat": (),
@@ -166,33 +162,11 @@ PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
     "llamafactory.v1.config.arg_parser:get_args": ("args",),
     "llamafactory.train.kto.trainer:CustomKTOTrainer.forward": ("self", "model", "batch", "prefix"),
 }
-"""Names we rely on with their parameters; a canary test compares them with the installed host."""
+"""Names we rely on with their parameters; a canary test compares them with the tested host, ``gate.py`` with
+others."""
 
 _ORIGINAL = "__chatts_original__"
 _INHERITED = "__chatts_inherited__"
-
-
-def _version(package: str) -> tuple[int, ...]:
-    text = metadata.version(package)
-    digits = [part for part in text.split("+")[0].split(".") if part.isdigit()]
-    return tuple(int(part) for part in digits[:3])
-
-
-def check_versions() -> None:
-    """Raise ImportError when an installed version is outside ``SUPPORTED``."""
-    for package, (lowest, limit) in SUPPORTED.items():
-        try:
-            found = _version(package)
-        except metadata.PackageNotFoundError:
-            found = None
-
-        if found is None or not lowest <= found < limit:
-            have = "is not installed" if found is None else f"{metadata.version(package)} is installed"
-            low, high = (".".join(map(str, item)) for item in (lowest, limit))
-            raise ImportError(
-                f"llamafactory-chatts needs {package}>={low},<{high}, but {have}. "
-                f"Run: pip install '{package}>={low},<{high}'  (or set {SWITCH}=0 to run without ChatTS)"
-            )
 
 
 def resolve(owner: Any, dotted: str) -> tuple[Any, str]:

@@ -4,7 +4,7 @@ A checkpoint is ChatTS when its ``config.json`` has a ``ts`` block and ``ts_toke
 its ``model_type`` says (``chatts``, ``qwen3ts``, ``qwen2`` and ``qwen3`` all occur in the wild).
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedConfig, Qwen2Config, Qwen3Config
 
@@ -29,7 +29,13 @@ HUB_SETTINGS = ("cache_dir", "revision", "token", "local_files_only", "subfolder
 """Arguments of ``from_pretrained`` that say where a file is, rather than what to build from it."""
 
 
-class _TimeSeriesConfig:
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig as _Backbone
+else:
+    _Backbone = object
+
+
+class _TimeSeriesConfig(_Backbone):
     """What both kinds add to the backbone's configuration.
 
     ``model_type`` in memory is always the class's own, so that tables keyed by it have one row per kind.
@@ -38,7 +44,9 @@ class _TimeSeriesConfig:
     transformers 5 renamed (``rope_theta``, ``rope_scaling``, ``torch_dtype``).
     """
 
-    def __post_init__(self, **kwargs):
+    ts: dict[str, Any] | None
+
+    def __post_init__(self, **kwargs: Any) -> None:
         self._published = {key: kwargs.pop(key) for key in ("model_type", "auto_map") if kwargs.get(key) is not None}
         super().__post_init__(**kwargs)
         if self.ts is not None:

@@ -1,6 +1,6 @@
 """The time-series encoder: patches of a series -> vectors of the language model's width."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -24,11 +24,10 @@ class TimeSeriesEncoder(nn.Module):
         self.max_sequence_length = ts["max_sequence_length"]
         self.use_position_idx = bool(ts["use_position_idx"]) and not ts["use_position_embedding"]
         width = self.patch_size * (2 if self.use_position_idx else 1)
+        self.position_embedding: nn.Embedding | None = None
         if ts["use_position_embedding"]:
             self.position_embedding = nn.Embedding(ts["max_sequence_length"] + 1, ts["embedding_dim"])
             width += self.patch_size * ts["embedding_dim"]
-        else:
-            self.position_embedding = None
 
         layers: list[nn.Module] = []
         for index in range(ts["num_layers"]):
@@ -43,7 +42,7 @@ class TimeSeriesEncoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.mlp[0].weight.dtype
+        return cast(torch.Tensor, self.mlp[0].weight).dtype
 
     def count_patches(self, timeseries: torch.Tensor) -> torch.Tensor:
         """Return the patches of each series, shape ``(series,)``, for ``(series, 2 * longest, 1)``."""

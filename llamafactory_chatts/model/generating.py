@@ -1,7 +1,7 @@
 """Generation with series: what transformers' ``generate`` has to be told about prompts that grow and about padding."""
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import GenerationConfig
@@ -13,12 +13,18 @@ from .joining import expand_pairs, repeat_series
 _PROMPT = "prompt_embeds"
 """The embedded prompt on its way through a prefill in chunks."""
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel as _Backbone
+else:
+    _Backbone = object
+
 
 class GivenPrompt(BaseStreamer):
     """Hands a streamer the prompt as it was given instead of the one that the model read."""
 
-    def __init__(self, streamer: Any, prompt: torch.Tensor) -> None:
-        self.streamer, self.prompt = streamer, prompt
+    def __init__(self, streamer: BaseStreamer, prompt: torch.Tensor) -> None:
+        self.streamer = streamer
+        self.prompt: torch.Tensor | None = prompt
 
     def put(self, value: torch.Tensor) -> None:
         if self.prompt is not None:
@@ -30,7 +36,7 @@ class GivenPrompt(BaseStreamer):
         self.streamer.end()
 
 
-class TimeSeriesGeneration:
+class TimeSeriesGeneration(_Backbone):
     """Mixin before the backbone's class: ``generate`` with ``timeseries`` and both writings of a series."""
 
     def prepare_inputs_for_generation(
@@ -125,8 +131,7 @@ class TimeSeriesGeneration:
         if timeseries is None or timeseries.shape[0] == 0:
             kwargs.pop("timeseries", None)
 
-        ids = self._read_prompt(inputs, kwargs) if inputs is not None else None
-        if ids is inputs:
+        if inputs is None or (ids := self._read_prompt(inputs, kwargs)) is inputs:
             return super().generate(inputs, generation_config, *args, **kwargs)
 
         self._lengthen(ids.shape[1] - inputs.shape[1], generation_config, kwargs)

@@ -15,7 +15,7 @@ from .encoder import TimeSeriesEncoder
 from .generating import TimeSeriesGeneration
 from .loading.pretrained import ChatTSFiles
 from .loss import shift_labels, sum_cross_entropy, sum_labelled_loss
-from .padding_free import VARLEN
+from .padding_free import VARLEN, Samples
 from .places import Places, fetch, read_places
 
 
@@ -106,14 +106,14 @@ class TimeSeriesForCausalLM(TimeSeriesGeneration):
                 "patches": patches,
             }
         )
-        marks = self.config.ts_token_start_index, self.config.ts_token_end_index
-        return read_places(*found.values(), *marks, shape)
+        start_id, end_id = self.config.ts_token_start_index, self.config.ts_token_end_index
+        return read_places(**found, start_id=start_id, end_id=end_id, shape=shape)
 
-    def _embed(self, input_ids: torch.Tensor, timeseries: torch.Tensor | None, sent: dict | None) -> torch.Tensor:
+    def _embed(self, input_ids: torch.Tensor, timeseries: torch.Tensor | None, sent: dict[str, Any]) -> torch.Tensor:
         """Return embeddings with features in place, for ids with one ``<ts>`` per patch.
 
         Args:
-            sent: what :meth:`.places.Places.send` returns; may be None without series.
+            sent: what :meth:`.places.Places.send` returns; read with series only.
         """
         if timeseries is not None:
             features, _ = self.encode_timeseries(timeseries, sent["slots"])
@@ -123,14 +123,13 @@ class TimeSeriesForCausalLM(TimeSeriesGeneration):
 
         # A rank whose batch has no series must not skip the encoder, and must meet it before the embedding as
         # the others do: with sharded weights (ZeRO-3, FSDP) all ranks wait for each other at each module.
-        take_part = self.training or torch.distributed.is_initialized()
-        features = None
-        if take_part:
-            slot = torch.zeros(1, dtype=torch.long, device=input_ids.device)
-            features = self.encode_timeseries(self.ts_encoder.dummy(input_ids.device), slot)[0]
+        if not self.training and not torch.distributed.is_initialized():
+            return self.get_input_embeddings()(input_ids)
 
+        slot = torch.zeros(1, dtype=torch.long, device=input_ids.device)
+        features, _ = self.encode_timeseries(self.ts_encoder.dummy(input_ids.device), slot)
         embeds = self.get_input_embeddings()(input_ids)
-        return embeds if features is None else embeds + 0.0 * features.sum().to(embeds)
+        return embeds + 0.0 * features.sum().to(embeds)
 
     def _check(self, places: Places, position_ids: torch.Tensor | None, timeseries: torch.Tensor | None) -> None:
         """Raise a :class:`ChatTSError` unless placeholders, series, mask and positions of a batch fit each other."""
@@ -164,12 +163,12 @@ class TimeSeriesForCausalLM(TimeSeriesGeneration):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Any = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        labels: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         timeseries: torch.Tensor | None = None,
@@ -204,15 +203,17 @@ class TimeSeriesForCausalLM(TimeSeriesGeneration):
                 "timeseries cannot be joined to inputs_embeds", where="inputs_embeds", fix="Pass input_ids instead"
             )
 
-        sent = None
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        assert given is not None, "input_ids or inputs_embeds must be given"
+        sent: dict[str, Any] = {}
         if embed or labels is not None:
-            device = (inputs_embeds if inputs_embeds is not None else input_ids).device
-            shape = tuple((inputs_embeds if inputs_embeds is not None else input_ids).shape[:2])
+            device, shape = given.device, (given.shape[0], given.shape[1])
             timeseries = timeseries.to(device) if timeseries is not None else None
-            handed_over = (
-                places is not None and places.shape == shape and (labels is None) == (places.labelled is None)
-            )
-            if not handed_over:
+            if places is not None and (places.shape != shape or (labels is None) != (places.labelled is None)):
+                places = None
+
+            handed_over = places is not None
+            if places is None:
                 places = self._look(input_ids, attention_mask, labels, position_ids, timeseries, shape)
 
             if embed:
@@ -220,25 +221,26 @@ class TimeSeriesForCausalLM(TimeSeriesGeneration):
 
             if embed and places.pairs:
                 counts = places.patches.to(device)
-                input_ids, attention_mask, labels = self._expand(input_ids, attention_mask, labels, counts)
-                places = self._look(input_ids, attention_mask, labels, None, timeseries)
+                given, attention_mask, labels = self._expand(given, attention_mask, labels, counts)
+                places = self._look(given, attention_mask, labels, None, timeseries)
 
             sent = places.send(device, timeseries, self.ts_encoder.patch_size)
             if handed_over and embed:
-                self._assert_places(input_ids, timeseries, sent)
+                self._assert_places(given, timeseries, sent)
 
         if embed:
-            inputs_embeds = self._embed(input_ids, timeseries, sent)
+            inputs_embeds = self._embed(given, timeseries, sent)
         elif inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
+            inputs_embeds = self.get_input_embeddings()(given)
 
-        samples = None
+        samples: Samples | None = None
+        mask: torch.Tensor | dict[str, None] | None = attention_mask
         plain = labels is not None and past_key_values is None and not kwargs.get("output_hidden_states")
         if self.padding_free and plain and (attention_mask is None or attention_mask.dim() == 2):
-            shape, samples = inputs_embeds.shape[:2], sent["samples"]
+            batch, samples = inputs_embeds.shape[:2], sent["samples"]
             kwargs.update(samples.attention_kwargs(self.config._attn_implementation, inputs_embeds.dtype))
             inputs_embeds, position_ids, use_cache = samples.pick(inputs_embeds), samples.positions, False
-            attention_mask = {"full_attention": None}  # says to the backbone: nothing to be built
+            mask = {"full_attention": None}  # says to the backbone: nothing to be built
         elif position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
             position_ids = ((attention_mask != 0).long().cumsum(dim=-1) - 1).clamp(min=0)
             position_ids = position_ids[:, -inputs_embeds.shape[1] :]
@@ -246,7 +248,7 @@ class TimeSeriesForCausalLM(TimeSeriesGeneration):
         outputs = self.model(
             input_ids=None,
             inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
+            attention_mask=mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
             use_cache=use_cache,
@@ -254,7 +256,7 @@ class TimeSeriesForCausalLM(TimeSeriesGeneration):
         )
         hidden = outputs.last_hidden_state
         if samples is not None:
-            hidden = samples.put_back(hidden, *shape)
+            hidden = samples.put_back(hidden, *batch)
 
         if return_logits is None:
             return_logits = labels is None or not self.training or self.full_logits_in_training

@@ -153,16 +153,18 @@ def varlen_attention(
     if sample_lengths is None:
         from torch.nn.attention.varlen import varlen_attn
 
-        heads = (item.squeeze(0).transpose(0, 1) for item in (query, key, value))
-        output = varlen_attn(
-            *heads, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling, window_size=(-1, 0)
-        )
+        q, k, v = (item.squeeze(0).transpose(0, 1) for item in (query, key, value))
+        bounds, longest = cu_seq_lens_q, max_length_q or 0
+        output = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0))
+        assert isinstance(output, torch.Tensor)
         return output.unsqueeze(0), None
 
     parts = zip(*(item.split(sample_lengths, dim=2) for item in (query, key, value)), strict=True)
     done = [
-        F.scaled_dot_product_attention(*part, is_causal=True, scale=scaling, enable_gqa=key.shape[1] != query.shape[1])
-        for part in parts
+        F.scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=scaling, enable_gqa=key.shape[1] != query.shape[1]
+        )
+        for q, k, v in parts
     ]
     return torch.cat(done, dim=2).transpose(1, 2), None
 

@@ -85,7 +85,10 @@ def read_places(
         start_id, end_id: of ``<ts>`` and ``<ts/>``.
         shape: rows and length where ``ids`` is None.
     """
-    shape = tuple(ids.shape) if ids is not None else shape
+    if ids is not None:
+        shape = (ids.shape[0], ids.shape[1])
+
+    assert shape is not None, "ids or shape must be given"
     known = mask if mask is not None and tuple(mask.shape) == shape else None
     numbered = mask is not None and (known is None or bool((known > 1).any()))
     patches = torch.zeros(0, dtype=torch.long) if patches is None else patches.long()

@@ -1,7 +1,7 @@
 """The processor: text with ``<ts><ts/>`` and series -> model inputs, with the published call and results."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import BatchFeature
@@ -9,8 +9,11 @@ from transformers.processing_utils import ProcessorMixin
 
 from ..core.contract import PLACEHOLDER, TS_START
 from ..core.errors import ChatTSError
-from ..core.series import encode, num_patches, stack
+from ..core.series import EncodedSeries, encode, num_patches, stack
 from .configuration_chatts import HUB_SETTINGS, TS_DEFAULTS, load_config
+
+
+Message = dict[str, Any]
 
 
 class TimeSeriesProcessor(ProcessorMixin):
@@ -120,7 +123,8 @@ class TimeSeriesProcessor(ProcessorMixin):
         texts = [text] if isinstance(text, str) else list(text)
         series = list(timeseries) if timeseries is not None else []
         check_count(texts, series)
-        rendered, encoded = [], []
+        rendered: list[str] = []
+        encoded: list[EncodedSeries] = []
         for item in texts:
             own = series[len(encoded) : len(encoded) + item.count(PLACEHOLDER)]
             new_text, new_encoded = self.render(item, own)
@@ -136,7 +140,7 @@ class TimeSeriesProcessor(ProcessorMixin):
 
     def apply_chat_template(
         self,
-        conversation: list[dict[str, Any]] | list[list[dict[str, Any]]],
+        conversation: list[Message] | list[list[Message]],
         chat_template: str | None = None,
         timeseries: Sequence[Any] | None = None,
         tokenize: bool = False,
@@ -169,9 +173,8 @@ class TimeSeriesProcessor(ProcessorMixin):
             )
 
         several = bool(conversation) and not isinstance(conversation[0], Mapping)
-        conversations = [
-            [_as_text(message) for message in one] for one in (conversation if several else [conversation])
-        ]
+        listed = cast(list[list[Message]], conversation if several else [conversation])
+        conversations = [[_as_text(message) for message in one] for one in listed]
         options = {key: kwargs.pop(key) for key in _CALL_OPTIONS if key in kwargs} | (processor_kwargs or {})
         own = self.chat_template
         if isinstance(own, dict):
@@ -212,7 +215,7 @@ def check_count(texts: list[str], series: Sequence[Any]) -> None:
         )
 
 
-def _as_text(message: Mapping[str, Any]) -> dict[str, Any]:
+def _as_text(message: Message) -> Message:
     """Return a message whose content is text; templates of text models leave lists of parts out without a word."""
     content = message.get("content")
     if not isinstance(content, (list, tuple)):

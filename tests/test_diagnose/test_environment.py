@@ -77,7 +77,7 @@ def by_subject(findings, level=None):
 class TestPackages:
     def test_the_ranges_come_from_the_metadata(self, machine):
         wanted = {one.name: str(one.specifier) for one in environment_packages.requirements()}
-        assert wanted["llamafactory"] == "<0.9.6,>=0.9.5" and "bitsandbytes" in wanted and "openpyxl" not in wanted
+        assert wanted["llamafactory"] == "<0.10,>=0.9.5" and "bitsandbytes" in wanted and "openpyxl" not in wanted
         found = list(environment_packages.supported_ranges(machine()))
         assert [one.subject for one in found if one.level == "error"] == []
         assert "llamafactory 0.9.5" in by_subject(found)["versions"].what

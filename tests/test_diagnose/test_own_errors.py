@@ -13,7 +13,7 @@ import llamafactory_chatts
 from llamafactory_chatts import cli
 from llamafactory_chatts.core.errors import ChatTSError, Problems
 from llamafactory_chatts.diagnose.log.diagnose import diagnose_log
-from llamafactory_chatts.host import compat
+from llamafactory_chatts.host import compat, gate
 
 
 PACKAGE = Path(llamafactory_chatts.__file__).parent
@@ -159,12 +159,12 @@ class TestImportErrors:
     def test_versions(self, diagnose, monkeypatch, version):
         def lookup(package):
             if version is None:
-                raise compat.metadata.PackageNotFoundError(package)
+                raise gate.metadata.PackageNotFoundError(package)
             return version
 
-        monkeypatch.setattr(compat.metadata, "version", lookup)
+        monkeypatch.setattr(gate.metadata, "version", lookup)
         with pytest.raises(ImportError) as caught:
-            compat.check_versions()
+            gate.check_versions()
 
         (found,) = diagnose(as_traceback(caught.value))
         assert "the plug-in needs llamafactory>=0.9.5" in found.cause and "pip install 'llamafactory" in found.fix

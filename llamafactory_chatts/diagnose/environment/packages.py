@@ -8,12 +8,16 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ...core.installs import OURS, install, requirements, supports
+from ...core.installs import OURS, SUPPORTED, TESTED, install, requirements, ruling, supports
 from ...recipe.finding import Finding
 from ...recipe.machine import gpus
 from .probes import FAMILY, Installation, reply, version_of
 
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 WITHOUT_THEM = {
     "liger-kernel": "enable_liger_kernel then uses PyTorch's own operations, about a quarter slower",
@@ -66,13 +70,21 @@ def supported_ranges(installation: Installation) -> Iterator[Finding]:
             level = "warning" if requirement.name == "liger-kernel" else "note" if missing else "error"
             what = "not installed" + (f": {missing}" if missing else "")
             yield Finding(level, requirement.name, what, fix=f"Run: {install(requirement.name)}")
-        elif not requirement.specifier.contains(found, prereleases=True):
-            what = f"{found} is installed, supported is {requirement.specifier}"
+        elif not _is_admitted(requirement, found):
+            what = f"{found} is installed, supported is {SUPPORTED.get(requirement.name, requirement.specifier)}"
             yield Finding("error", requirement.name, what, fix=f"Run: {install(requirement.name)}")
         else:
             fine.append(f"{requirement.name} {found}")
 
     yield Finding("ok", "versions", "supported: " + ", ".join(fine))
+
+
+def _is_admitted(requirement: "Requirement", version: str) -> bool:
+    """Tell whether a version is in the range; of what is judged when LLaMA-Factory starts: whether it is let in."""
+    if requirement.name in TESTED:
+        return ruling(requirement.name, version) != "unsupported"
+
+    return requirement.specifier.contains(version, prereleases=True)
 
 
 def _build(version: str) -> str:

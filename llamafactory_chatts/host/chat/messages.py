@@ -62,7 +62,7 @@ def go_on_after_refusal(module: Any, name: str) -> None:
         def run_chat() -> None:
             plain = module.ChatModel
 
-            class Session(plain):
+            class Session(plain):  # type: ignore[misc, valid-type]  # a class of the host, known when it runs
                 def stream_chat(self, messages: list[dict[str, Any]], *args: Any, **kwargs: Any) -> Iterator[str]:
                     try:
                         yield from super().stream_chat(usable(messages), *args, **kwargs)

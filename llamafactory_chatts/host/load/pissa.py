@@ -37,6 +37,7 @@ def from_the_same_start(original: Any) -> Any:
         if M is not None or not _of_chatts:
             return original(A, q, niter, M)
 
+        q, niter = (6 if q is None else q), (2 if niter is None else niter)
         generator = torch.Generator().manual_seed(SEED)
         start = torch.randn(A.shape[1], q, generator=generator, dtype=torch.float32).to(A.device, A.dtype)
         basis = torch.linalg.qr(A @ start).Q

@@ -58,6 +58,7 @@ def chatts_config(loader: Any, model_args: Any) -> Any:
 
         setattr(model_args, _READ, ((name, init_kwargs["revision"]), content))
 
+    assert content is not None  # as `key` was that of this model, or it was read above
     config_dict, kwargs = copy.deepcopy(content)
     if is_chatts(config_dict):
         return build_config(config_dict, name, **kwargs)

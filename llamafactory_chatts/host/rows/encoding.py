@@ -6,7 +6,7 @@ counted over all worker processes and then taken out.
 
 import copy
 from collections import defaultdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamafactory.data.processor import (
     FeedbackDatasetProcessor,
@@ -53,9 +53,16 @@ class RowConverter:
         return {**row, PROBLEM: problem} if self.collect else row
 
 
-class WholeRows:
+if TYPE_CHECKING:
+    from llamafactory.data.processor import SupervisedDatasetProcessor as _Processor
+else:
+    _Processor = object
+
+
+class WholeRows(_Processor):
     """Mixin in front of a host processor. ``streaming`` rows that are too long are dropped at once, and logged."""
 
+    data_args: Any
     lengths: list[int]
     dropped: int
 
@@ -132,7 +139,7 @@ class WholePacked(WholeRows, PackedSupervisedDatasetProcessor):
     def _mark(self, rows: dict[str, list[Any]], overlong: list[int]) -> None:
         packs = len(rows.get("input_ids", []))  # none where a whole batch is too long
         lost = [length for length in overlong if length]
-        marker = defaultdict(
+        marker: dict[str, Any] = defaultdict(
             lambda: None,
             input_ids=[self.tokenizer.pad_token_id],
             attention_mask=[0],

@@ -58,7 +58,8 @@ def explain(path: str, dataset_attr: Any, data_args: Any, answers: int) -> bool:
 
     converter = ChatTSDatasetConverter(dataset_attr, data_args, answers=answers)
     names = dict.fromkeys(name for _, row in _rows(path) if isinstance(row, dict) for name in row)
-    problems, shapes, checked = Problems(), {}, 0
+    problems, checked = Problems(), 0
+    shapes: dict[str, str] = {}
     for number, row in _rows(path):
         checked += 1
         where = f"{path}:{number}"

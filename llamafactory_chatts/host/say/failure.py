@@ -108,9 +108,10 @@ def record_failure(given: dict[str, Any] | list[str] | None) -> Iterator[Recorde
 def chain(error: BaseException) -> list[BaseException]:
     """Return the exceptions from the first one raised to ``error``."""
     found: list[BaseException] = []
-    while error is not None and error not in found and len(found) < 20:
-        found.insert(0, error)
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    one: BaseException | None = error
+    while one is not None and one not in found and len(found) < 20:
+        found.insert(0, one)
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
 
     return found
 
@@ -120,7 +121,7 @@ def describe(error: BaseException) -> dict[str, Any]:
     kind = type(error)
     module = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
     frames = traceback.extract_tb(error.__traceback__)[-FRAMES:]
-    found = {
+    found: dict[str, Any] = {
         "kind": module + kind.__qualname__,
         "message": str(error)[:8000],
         "frames": [[frame.filename, frame.lineno or 0, frame.name] for frame in frames],

@@ -79,7 +79,7 @@ class StepLine(ProgressCallback):
 
     def _line(self, args: Any, state: Any, logs: dict[str, Any]) -> str:
         now, step, tokens = time.perf_counter(), state.global_step, self._tokens()
-        then, last_step, last_tokens = self._mark
+        then, last_step, last_tokens = self._mark or (now, step, tokens)
         self._mark = (now, step, tokens)
         seconds, steps = max(now - then, 1e-9), step - last_step
         rows = steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size

@@ -41,8 +41,8 @@ def describe(training_args: Any, finetuning_args: Any) -> dict[str, Any]:
         for field in dataclasses.fields(source):
             if field.name in KEPT:
                 values[field.name] = _plain(getattr(source, field.name))
-                made = field.default_factory is not dataclasses.MISSING
-                defaults[field.name] = _plain(field.default_factory() if made else field.default)
+                made = field.default_factory
+                defaults[field.name] = _plain(field.default if made is dataclasses.MISSING else made())
 
     rows = training_args.per_device_train_batch_size * training_args.gradient_accumulation_steps
     processes = training_args.world_size

@@ -61,10 +61,13 @@ class StepRows:
             [{k: v for k, v in batch.items() if k not in (SERIES, PLACES)} for batch in batches], fill
         )
         self.by_position = [key for key in self.tensors if key in fill]
-        found = [batch.get(PLACES) for batch in batches]
-        self.host = None  # the same rows in host memory, where the loader handed them over
-        if all(places is not None and places.mask is not None and places.labels is not None for places in found):
-            rows = [{"input_ids": p.ids, "attention_mask": p.mask, "labels": p.labels} for p in found]
+        found: list[Places | None] = [batch.get(PLACES) for batch in batches]
+        known = [one for one in found if one is not None and one.mask is not None and one.labels is not None]
+        self.host: dict[str, torch.Tensor] | None = (
+            None  # the same rows in host memory, if the loader handed them over
+        )
+        if len(known) == len(batches):
+            rows = [{"input_ids": p.ids, "attention_mask": p.mask, "labels": p.labels} for p in known]
             self.host = _join(rows, fill)
 
         source = self.tensors if self.host is None else self.host
@@ -77,17 +80,17 @@ class StepRows:
             (real[:, 1:] & ~real[:, :-1]).sum(dim=1),
         ]
         if self.host is not None:
-            facts += [places.patches for places in found]
+            facts += [places.patches for places in known]
         elif self.timeseries is not None:
             facts.append(base.ts_encoder.count_patches(self.timeseries))
 
-        found = torch.cat(facts).tolist()  # at most one transfer from the device for all of them
-        rows = ids.shape[0]
-        self.lengths, self.labelled, written, late = (found[index * rows : (index + 1) * rows] for index in range(4))
+        counts: list[int] = torch.cat(facts).tolist()  # at most one transfer from the device for all of them
+        size = ids.shape[0]
+        self.lengths, self.labelled, written, late = (counts[index * size : (index + 1) * size] for index in range(4))
         if any(late):
             raise ChatTSError("rows are not padded on the right", where=_WHERE, fix="Set padding_side to right")
 
-        self.patches = found[4 * rows :]
+        self.patches = counts[4 * size :]
         self.series = find_owners(written, self.patches)
 
     def weigh_batches_alike(self) -> None:
@@ -116,13 +119,13 @@ class StepRows:
             batch[key] = (value[:, :width] if key in self.by_position else value).index_select(0, index)
 
         own = [item for row in rows for item in self.series[row]]
-        if own:
+        if own and self.timeseries is not None:
             points = max(self.patches[item] for item in own) * self.base.ts_encoder.patch_size
             chosen = _send(own, self.timeseries.device)
             batch[SERIES] = self.timeseries[:, : 2 * points].index_select(0, chosen)
 
         if self.host is not None:
-            batch[PLACES] = self._places(rows, width, own, idle)
+            batch[PLACES] = self._places(self.host, rows, width, own, idle)
 
         if idle:
             batch["labels"] = torch.full_like(batch["labels"], IGNORE_INDEX)
@@ -132,11 +135,13 @@ class StepRows:
 
         return batch
 
-    def _places(self, rows: Sequence[int], width: int, own: Sequence[int], idle: bool) -> Places:
-        """Return the places of a pass; arguments as found in :meth:`take`."""
+    def _places(
+        self, host: dict[str, torch.Tensor], rows: Sequence[int], width: int, own: Sequence[int], idle: bool
+    ) -> Places:
+        """Return the places of a pass, of ``self.host``; other arguments as found in :meth:`take`."""
         index = torch.tensor(rows)
         ids, mask, labels = (
-            self.host[key][:, :width].index_select(0, index) for key in ("input_ids", "attention_mask", "labels")
+            host[key][:, :width].index_select(0, index) for key in ("input_ids", "attention_mask", "labels")
         )
         if idle:
             labels = torch.full_like(labels, IGNORE_INDEX)
@@ -196,7 +201,7 @@ def _join(batches: Sequence[dict[str, Any]], fill: dict[str, int]) -> dict[str, 
     """Return one dictionary of tensors for all rows of the batches."""
     joined = {}
     for key in dict.fromkeys(key for batch in batches for key in batch):
-        values = [batch.get(key) for batch in batches]
+        values: list[Any] = [batch.get(key) for batch in batches]
         if key in fill:
             fits = all(torch.is_tensor(v) and v.shape == b["input_ids"].shape for v, b in zip(values, batches))
         else:

@@ -131,13 +131,11 @@ def check_weights(weights: Weights, config: dict[str, Any]) -> torch.dtype:
     if any(key.startswith("ts_encoder.") for shard in weights.shards.values() for key in shard):
         raise ChatTSError("the weights hold a ts_encoder already", where=str(weights.folder), fix="Use it as it is")
 
-    entry = weights.entry(EMBEDDING)
-    if entry["dtype"] not in DTYPES:
-        raise ChatTSError(
-            f"{EMBEDDING} is {entry['dtype']}", where=str(weights.folder), fix=f"Use one of: {', '.join(DTYPES)}"
-        )
+    name = (weights.entry(EMBEDDING) or {}).get("dtype")
+    if name not in DTYPES:
+        raise ChatTSError(f"{EMBEDDING} is {name}", where=str(weights.folder), fix=f"Use one of: {', '.join(DTYPES)}")
 
-    return DTYPES[entry["dtype"]]
+    return DTYPES[name]
 
 
 def grow(tensor: torch.Tensor, rows: int) -> torch.Tensor:
@@ -249,7 +247,8 @@ def init_from_qwen(
     with fresh_folder(out, overwrite) as folder:
         start, end = add_tokens(source, folder)
         rows: int | None = pad_vocabulary(max(start, end) + 1)
-        if max(start, end) < weights.entry(EMBEDDING)["shape"][0]:
+        entry = weights.entry(EMBEDDING)
+        if entry is not None and max(start, end) < entry["shape"][0]:
             rows = None
         else:
             config["vocab_size"] = rows

@@ -3,7 +3,7 @@
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import BitsAndBytesConfig
@@ -37,7 +37,13 @@ _WANTED: ContextVar[Savings] = ContextVar("savings", default=_NOTHING)
 """From ``from_pretrained`` to ``_load_pretrained_model``: transformers hands nothing of ours on between the two."""
 
 
-class ChatTSFiles:
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel as _Backbone
+else:
+    _Backbone = object
+
+
+class ChatTSFiles(_Backbone):
     """How both kinds are read from a checkpoint folder and written to one."""
 
     @classmethod
@@ -119,7 +125,7 @@ class ChatTSFiles:
             return original(model, state_dict, checkpoint_files, load_config, expected_keys)
 
         straight = device if device is not None and device.type == "cuda" else None
-        with open_weights(checkpoint_files, straight, load_config.dtype) as tensors:
+        with open_weights(checkpoint_files or [], straight, load_config.dtype) as tensors:
             head = _replace_modules(model, tensors, load_config.dtype, wanted)
             result = original(model, tensors, checkpoint_files, load_config, expected_keys)
             if head is not None:  # last: until now it has nothing that transformers could find missing
@@ -169,7 +175,7 @@ def _is_ours(state_dict: Any, files: list[str] | None, load_config: Any, expecte
         and load_config.device_mesh is None
         and "disk" not in device_map.values()
         and bool(files)
-        and all(str(file).endswith(".safetensors") for file in files)
+        and all(str(file).endswith(".safetensors") for file in files or [])
     )
 
 
@@ -204,12 +210,14 @@ def _replace_modules(
     """Put ours in place of embedding and head and take out their tensors; return the head's for its ``fill``."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     chosen = [(EMBEDDING, embedding)] * wanted.offload_embedding + [(HEAD, head)] * wanted.lm_head_8bit
-    taken = {}
+    taken: dict[str, FileTensor] = {}
     for name, module in chosen:
-        taken[name] = found = tensors.pop(name, None)
+        found = tensors.pop(name, None)
         if found is None or found.shape != module.weight.shape or not found.dtype.is_floating_point:
             what = "is missing" if found is None else f"is {found.get_dtype()} of shape {tuple(found.shape)}"
             _refuse(wanted, f"{name} {what} in the checkpoint", "Use a complete ChatTS checkpoint")
+        else:
+            taken[name] = found
 
     if EMBEDDING in taken:
         model.set_input_embeddings(HostEmbedding(taken[EMBEDDING], dtype, embedding.padding_idx))

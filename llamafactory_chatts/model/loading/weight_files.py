@@ -70,7 +70,7 @@ class WeightFile:
 
     def read_into(self, target: torch.Tensor, start: int) -> None:
         """Fill a contiguous CPU tensor with the bytes of the data section from ``start`` on; safe in threads."""
-        view = memoryview(target.reshape(-1).view(torch.uint8).numpy())
+        view = target.reshape(-1).view(torch.uint8).numpy().data
         done = 0
         while done < len(view):  # the kernel hands out 2 GiB at most in one call
             count = os.preadv(self._file.fileno(), [view[done:]], self._data + start + done)
