@@ -31,6 +31,11 @@ def named_by_hand(context: Context, key: str) -> bool:
     return context.recipe.get(key) is not None and "LLAMABOARD_ENABLED" not in os.environ
 
 
+def _in_passes(context: Context) -> bool:
+    """A training takes its rows in passes of so many tokens; the same recipe may also predict."""
+    return bool(context.get("tokens_per_batch")) and context.on("do_train")
+
+
 def _nothing_trained(context: Context) -> bool:
     if not context.encoder_frozen or context.goes_on:
         return False
@@ -56,11 +61,12 @@ def _unknown(context: Context, key: str, known: tuple[str, ...]) -> bool:
 
 
 def _saving(key: str, module: str) -> Iterator[Refusal]:
-    """Yield what a setting that replaces ``module`` while adapters are trained on a quantised model does not go with."""
+    """Yield what does not go with a setting that replaces ``module`` while adapters are trained in 4 or 8 bits."""
+    yield (key, lambda c: c.on(key) and not c.adapters, "it is for adapter methods", f"Remove {key}")
     yield (
         key,
-        lambda c: c.on(key) and not (c.adapters and c.quantised and str(c.get("quantization_method", "bnb")) == "bnb"),
-        "it is for training adapters on a model that bitsandbytes quantises",
+        lambda c: c.on(key) and c.adapters and not (c.quantised and str(c.get("quantization_method", "bnb")) == "bnb"),
+        "the model is not quantised with bitsandbytes",
         f"Add quantization_bit: 4, or remove {key}",
     )
     yield (
@@ -159,26 +165,26 @@ OWN: tuple[Refusal, ...] = (
     ),
     (
         "tokens_per_batch",
-        lambda c: c.get("tokens_per_batch") and c.packs,
+        lambda c: _in_passes(c) and c.packs,
         "tokens_per_batch fills passes already",
         "Remove packing and neat_packing",
     ),
     (
         "tokens_per_batch",
-        lambda c: c.get("tokens_per_batch") and c.stage != "sft",
+        lambda c: _in_passes(c) and c.stage != "sft",
         "it is for stage sft",
         "Remove it",
     ),
     (
         "tokens_per_batch",
-        lambda c: c.get("tokens_per_batch") and c.on("auto_find_batch_size"),
+        lambda c: _in_passes(c) and c.on("auto_find_batch_size"),
         "auto_find_batch_size changes the rows of a step, not the tokens of a pass",
         "Remove one of the two",
     ),
     *(
         (
             "tokens_per_batch",
-            lambda c, key=key: c.get("tokens_per_batch") and c.on(key),
+            lambda c, key=key: _in_passes(c) and c.on(key),
             f"{key} has a loss of its own",
             f"Remove tokens_per_batch or {key}",
         )
@@ -187,7 +193,7 @@ OWN: tuple[Refusal, ...] = (
     *(
         (
             "tokens_per_batch",
-            lambda c, key=key: c.get("tokens_per_batch") and c.on(f"use_{key}") and c.on(f"{key}_layerwise"),
+            lambda c, key=key: _in_passes(c) and c.on(f"use_{key}") and c.on(f"{key}_layerwise"),
             f"{key}_layerwise updates the weights in every backward pass",
             f"Remove tokens_per_batch or {key}_layerwise",
         )
@@ -195,7 +201,7 @@ OWN: tuple[Refusal, ...] = (
     ),
     (
         "tokens_per_batch",
-        lambda c: c.get("tokens_per_batch") and any(name in str(c.get("optim")) for name in ("lomo", "layerwise")),
+        lambda c: _in_passes(c) and any(name in str(c.get("optim")) for name in ("lomo", "layerwise")),
         "this optim updates the weights in every backward pass",
         "Remove tokens_per_batch or optim",
     ),
@@ -235,9 +241,7 @@ OWN: tuple[Refusal, ...] = (
 )
 """Refused with a ChatTS base or template, also where LLAMAFACTORY_CHATTS_PREFLIGHT=0 leaves the rest to the host."""
 
-NOT_OURS: tuple[Refusal, ...] = (
-    ("tokens_per_batch", lambda c: c.get("tokens_per_batch"), "it is for template chatts", "Remove it"),
-)
+NOT_OURS: tuple[Refusal, ...] = (("tokens_per_batch", _in_passes, "it is for template chatts", "Remove it"),)
 """Our settings that do nothing for other models."""
 
 ENCODER: tuple[Refusal, ...] = (
