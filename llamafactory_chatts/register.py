@@ -84,9 +84,7 @@ TABLE: tuple[Row, ...] = (
     _subclass(
         "hparams.model_args", "ModelArguments", "load.memory:extend_model_arguments", "offload_embedding, lm_head_8bit"
     ),
-    _patch(
-        "hparams.parser", "_verify_model_args", "load.memory:verify_savings", "conflicts and other bases named early"
-    ),
+    _patch("hparams.parser", "_verify_model_args", "load.memory:accept_adapters", "OFT adapters, other bases early"),
     _subclass(
         "hparams.finetuning_args",
         "FinetuningArguments",
@@ -101,9 +99,8 @@ TABLE: tuple[Row, ...] = (
     _patch("model.loader", "load_config", "load.loading:recognise_config", "found by its `ts` block"),
     _patch("model.loader", "load_tokenizer", "load.loading:load_native_processor", "no code from the checkpoint"),
     _patch("hparams.parser", "_check_extra_dependencies", "load.speed:go_on_without_liger", "one line, no stop"),
-    _patch(
-        "hparams.parser", "get_train_args", "start.train_arguments:adjust_train_arguments", "what a recipe leaves open"
-    ),
+    _patch("hparams.parser", "get_train_args", "start.train_arguments:adjust_train_arguments", "refused, left open"),
+    _patch("hparams.parser", "get_infer_args", "start.train_arguments:refuse_before_inference", "refused, too"),
     _patch("train.tuner", "_training_function", "start.preflight:check_before_start", "mistakes named before loading"),
     _patch("train.tuner", "_ray_training_function", "start.preflight:check_before_start", "the same in front of Ray"),
     _patch("launcher", "launch", "start.launching:keep_words_whole", "spaces in the path of a recipe"),

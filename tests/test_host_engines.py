@@ -14,8 +14,11 @@ import yaml
 from llamafactory_chatts.core.contract import PREFLIGHT_SWITCH
 from llamafactory_chatts.core.errors import ChatTSError
 from llamafactory_chatts.host.start import engines, preflight
+from llamafactory_chatts.recipe.context import Context
 from llamafactory_chatts.recipe.launch import engine as table
 from llamafactory_chatts.recipe.reading import Recipe
+from llamafactory_chatts.recipe.refusals.series import ENGINES
+from llamafactory_chatts.recipe.refusals.table import refuse
 from llamafactory_chatts.recipe.rules import check_recipe
 
 
@@ -96,8 +99,8 @@ class TestNothingIsForgotten:
     def test_every_switch_of_a_recipe_is_classed(self):
         found = set(switches())
         assert {"use_kt", "use_hyper_parallel", "use_mca", "infer_backend"} <= found
-        assert found - FINE_KEYS - REFUSED_ELSEWHERE - set(table.KEYS) == set()
-        assert not FINE_KEYS & set(table.KEYS)
+        assert found - FINE_KEYS - REFUSED_ELSEWHERE - set(ENGINES) == set()
+        assert not FINE_KEYS & set(ENGINES)
 
     def test_every_workflow_is_patched_or_refused(self):
         from llamafactory_chatts.register import TABLE
@@ -118,7 +121,7 @@ class TestByName:
         (found,) = check_recipe(Recipe(recipe()))
         assert found.level == "error" and found.subject == name and f"unset {name}" in found.fix
 
-    @pytest.mark.parametrize("key", [key for key in table.KEYS if key != "use_mca"])
+    @pytest.mark.parametrize("key", [key for key in ENGINES if key != "use_mca"])
     def test_a_key(self, recipe, write_dataset, rows, key):
         write_dataset(rows(2))
         found = [one for one in check_recipe(Recipe(recipe(**{key: True}))) if one.subject == key]
@@ -137,6 +140,7 @@ class TestByName:
         monkeypatch.setenv("USE_V1", "1")
         other = recipe(model_name_or_path=str(plain_qwen3), template="qwen3", use_kt=True)
         engines.refuse_engines(other)
+        refuse(Context(Recipe(other)), own=True)
 
 
 class TestEveryWay:
@@ -148,14 +152,14 @@ class TestEveryWay:
         return getattr(tuner, name), reached
 
     @pytest.mark.parametrize("rank", ["0", "1"])
-    def test_also_without_preflight_and_on_every_rank(self, recipe, monkeypatch, rank):
-        function, reached = self.started("_training_function")
+    @pytest.mark.parametrize("key", ["use_hyper_parallel", "use_kt"])
+    def test_also_without_preflight_and_on_every_rank(self, recipe, monkeypatch, rank, key):
+        from llamafactory.train.tuner import run_exp
+
         monkeypatch.setenv(PREFLIGHT_SWITCH, "0")
         monkeypatch.setenv("RANK", rank)
-        with pytest.raises(ChatTSError, match="use_hyper_parallel"):
-            function({"args": recipe(use_hyper_parallel=True)})
-
-        assert reached == []
+        with pytest.raises(ChatTSError, match=f"{key}: it starts"):
+            run_exp(recipe(**{key: True}))
 
     def test_ray_is_looked_at_before_it_is_started(self, recipe, write_dataset, rows, monkeypatch):
         write_dataset(rows(2))

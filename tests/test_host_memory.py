@@ -98,18 +98,21 @@ class TestConflicts:
     @pytest.mark.parametrize(
         "changes, message",
         [
-            ({"quantization_bit": None}, "the model is not quantised with bitsandbytes. Set quantization_bit: 4 or 8"),
+            ({"quantization_bit": None}, "the model is not quantised with bitsandbytes. Add quantization_bit: 4"),
             ({"quantization_method": "hqq"}, "the model is not quantised with bitsandbytes"),
-            ({"quantization_bit": None, "finetuning_type": "full"}, "adapter methods, finetuning_type is full"),
-            ({"quantization_bit": None, "finetuning_type": "freeze"}, "adapter methods, finetuning_type is freeze"),
-            ({"add_tokens": "a,b"}, "add_tokens changes the embeddings, which it freezes. Remove add_tokens or"),
-            ({"add_special_tokens": "<x>"}, "add_special_tokens changes the embeddings"),
-            ({"train_from_scratch": True}, "train_from_scratch makes random weights"),
+            ({"quantization_bit": None, "finetuning_type": "full"}, "it is for adapter methods"),
+            ({"quantization_bit": None, "finetuning_type": "freeze"}, "it is for adapter methods"),
+            (
+                {"add_tokens": "a,b"},
+                "add_tokens: it changes the embeddings, which does not go with {setting}. Remove add_tokens or",
+            ),
+            ({"add_special_tokens": "<x>"}, "add_special_tokens: it changes the embeddings"),
+            ({"train_from_scratch": True}, "train_from_scratch: it makes random weights"),
         ],
         ids=lambda value: next(iter(value.items())).__str__() if isinstance(value, dict) else "",
     )
     def test_named_before_anything_is_loaded(self, quantised, setting, changes, message):
-        with pytest.raises(ChatTSError, match=f"{setting}: .*{message}"):
+        with pytest.raises(ChatTSError, match=message.format(setting=setting)):
             parse(quantised(**{setting: True}, **changes))
 
     @pytest.mark.parametrize("target", ["additional_target", "lora_target"])
@@ -117,16 +120,29 @@ class TestConflicts:
         module = {"offload_embedding": "embed_tokens", "lm_head_8bit": "lm_head"}[setting]
         other = {"offload_embedding": "lm_head", "lm_head_8bit": "embed_tokens"}[setting]
         for name in (module, f"q_proj,model.{module}"):
-            with pytest.raises(ChatTSError, match=f"{setting}: {target} trains {module}, which it freezes"):
+            with pytest.raises(ChatTSError, match=f"{target}: it trains {module}, which {setting} freezes"):
                 parse(quantised(**{setting: True, target: name}))
 
         assert getattr(parse(quantised(**{setting: True, target: other})).model_args, setting)
 
-    @pytest.mark.parametrize("sharding", ["is_deepspeed_zero3_enabled", "is_fsdp_enabled"])
-    def test_sharded_weights(self, quantised, setting, sharding, monkeypatch):
-        monkeypatch.setattr(f"transformers.integrations.{sharding}", lambda: True)
+    @pytest.mark.parametrize(
+        "sharding",
+        [
+            {"ACCELERATE_USE_FSDP": "true"},
+            {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
+        ],
+    )
+    def test_sharded_by_the_launcher(self, quantised, setting, sharding, monkeypatch):
+        for name, value in sharding.items():
+            monkeypatch.setenv(name, value)
+
         with pytest.raises(ChatTSError, match=f"{setting}: ZeRO-3 and FSDP spread the weights themselves"):
             parse(quantised(**{setting: True}))
+
+    def test_sharded_by_the_recipe(self, quantised, setting, tmp_path):
+        (tmp_path / "zero3.json").write_text('{"zero_optimization": {"stage": 3}}')
+        with pytest.raises(ChatTSError, match=f"{setting}: ZeRO-3 and FSDP spread the weights themselves"):
+            parse(quantised(**{setting: True, "deepspeed": str(tmp_path / "zero3.json")}))
 
     def test_a_model_that_is_not_trained(self, quantised, setting, write_dataset, rows):
         from llamafactory.hparams import get_infer_args
@@ -158,7 +174,7 @@ class TestConflicts:
 
 
 def test_the_output_layer_cannot_be_upcast_and_in_8_bits(quantised):
-    with pytest.raises(ChatTSError, match="lm_head_8bit: upcast_lmhead_output works on the 16-bit layer only"):
+    with pytest.raises(ChatTSError, match="upcast_lmhead_output: it works on the 16-bit layer only"):
         parse(quantised(lm_head_8bit=True, upcast_lmhead_output=True))
 
 

@@ -44,17 +44,17 @@ class TestSettings:
         [
             ({"packing": True}, "fills passes already. Remove packing"),
             ({"neat_packing": True}, "fills passes already. Remove packing"),
-            ({"stage": "dpo"}, "for stage sft, here it is dpo"),
-            ({"stage": "pt"}, "for stage sft, here it is pt"),
-            ({"template": "qwen3"}, "for template chatts, here it is qwen3"),
+            ({"stage": "dpo"}, "it is for stage sft"),
+            ({"stage": "rm"}, "it is for stage sft"),
+            ({"template": "qwen3"}, "it is for template chatts"),
             ({"auto_find_batch_size": True}, "auto_find_batch_size changes"),
             ({"use_dft_loss": True}, "use_dft_loss has a loss of its own"),
-            ({"optim": "lomo"}, "optim: lomo updates the weights in every backward pass"),
+            ({"optim": "lomo"}, "this optim updates the weights in every backward pass"),
             ({"optim": "galore_adamw_layerwise"}, "updates the weights in every backward pass"),
         ],
     )
     def test_refused(self, parsed, settings, message):
-        with pytest.raises(ChatTSError, match=f"tokens_per_batch: 512: .*{message}"):
+        with pytest.raises(ChatTSError, match=f"tokens_per_batch: .*{message}"):
             parsed(tokens_per_batch=512, **settings)
 
         parsed(tokens_per_batch=512)
@@ -75,7 +75,7 @@ class TestSettings:
         with pytest.raises(ChatTSError, match="loss_normalization: there is no 'row'. Use one of: token, batch"):
             parsed(loss_normalization="row")
 
-        with pytest.raises(ChatTSError, match="loss_normalization: stage dpo has a loss of its own"):
+        with pytest.raises(ChatTSError, match="loss_normalization: this stage has a loss of its own"):
             parsed(loss_normalization="batch", stage="dpo")
 
 

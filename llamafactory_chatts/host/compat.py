@@ -100,6 +100,7 @@ PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
     "llamafactory.model.loader:_get_init_kwargs": ("model_args",),
     "llamafactory.hparams.parser:_check_extra_dependencies": ("model_args", "finetuning_args", "training_args"),
     "llamafactory.hparams.parser:get_train_args": ("args",),
+    "llamafactory.hparams.parser:get_infer_args": ("args",),
     "llamafactory.hparams.parser:read_args": ("args",),
     "llamafactory.model.loader:apply_liger_kernel": ("config", "model_args", "is_trainable", "require_logits"),
     "llamafactory.hparams.parser:_verify_model_args": ("model_args", "data_args", "finetuning_args"),

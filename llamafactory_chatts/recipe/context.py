@@ -14,6 +14,9 @@ from .reading import Recipe
 
 
 TRAINING_KEYS = ("do_train", "do_eval", "do_predict", "per_device_train_batch_size", "learning_rate", "deepspeed")
+ADAPTERS = ("lora", "oft")
+"""Methods (``finetuning_type``) that train adapters."""
+
 KNOWN_BASES = ("bytedance-research/ChatTS-8B", "bytedance-research/ChatTS-14B")
 _FALSE = ("false", "no", "off", "0", "none", "null", "")
 
@@ -25,10 +28,20 @@ class Context:
         recipe: keys and values.
         at_start: the check runs inside a starting training (this process is one of its own), not beforehand.
         elsewhere: the run is meant for another machine than this one.
+        fsdp: it is started with FSDP; None: as the environment and the recipe say.
+        processes: how many it has; None: as the environment and the cards say.
     """
 
-    def __init__(self, recipe: Recipe, at_start: bool = False, elsewhere: bool = False) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        at_start: bool = False,
+        elsewhere: bool = False,
+        fsdp: bool | None = None,
+        processes: int | None = None,
+    ) -> None:
         self.recipe, self.at_start, self.elsewhere = recipe, at_start, elsewhere
+        self._fsdp, self._processes = fsdp, processes
 
     def get(self, key: str, default: Any = None) -> Any:
         value = self.recipe.get(key, default)
@@ -68,6 +81,50 @@ class Context:
         return str(self.get("finetuning_type", "lora"))
 
     @property
+    def adapters(self) -> bool:
+        """Adapters are trained, not weights of the base."""
+        return self.method in ADAPTERS
+
+    @property
+    def goes_on(self) -> bool:
+        """The last adapter that is loaded is trained on."""
+        return self.adapters and bool(self.words("adapter_name_or_path")) and not self.on("create_new_adapter")
+
+    @property
+    def compares(self) -> bool:
+        """The stage has a reference model."""
+        simple = self.get("pref_loss") in ("orpo", "simpo")
+        return self.stage == "kto" or (self.stage == "dpo" and not simple)
+
+    @property
+    def encoder_frozen(self) -> bool:
+        return not self.on("train_timeseries_modules", True) or self.get("timeseries_tuning") == "freeze"
+
+    @property
+    def packs(self) -> bool:
+        return self.on("packing") or self.on("neat_packing")
+
+    @property
+    def evaluates(self) -> bool:
+        """An evaluation is made while training."""
+        return self.on("do_eval") or str(self.get("eval_strategy", "no")) in ("steps", "epoch")
+
+    @property
+    def quantised(self) -> bool:
+        """The base is quantised while it is loaded."""
+        return self.number("quantization_bit") is not None
+
+    @property
+    def stored_quantised(self) -> bool:
+        """The base is stored quantised."""
+        return isinstance(self.base_config.get("quantization_config"), dict)
+
+    @property
+    def sharded(self) -> bool:
+        """No process has whole weights."""
+        return self.zero_stage == 3 or self.fsdp
+
+    @property
     def base(self) -> str:
         return str(self.get("model_name_or_path", ""))
 
@@ -80,6 +137,11 @@ class Context:
     def deepspeed(self) -> dict[str, Any] | None:
         """The DeepSpeed configuration; None without one, {} when it cannot be read."""
         value = self.get("deepspeed")
+        if not value and not self.elsewhere and os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+            value = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")  # set by accelerate launch
+            stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+            value = value or {"zero_optimization": {"stage": int(stage) if stage.isdigit() else stage}}
+
         if not value:
             return None
 
@@ -93,13 +155,16 @@ class Context:
 
     @property
     def zero_stage(self) -> int:
-        """0 to 3; 0 without DeepSpeed."""
+        """0 to 3; 0 without DeepSpeed; -1 where its configuration says something else."""
         zero = (self.deepspeed or {}).get("zero_optimization")
         stage = zero.get("stage", 0) if isinstance(zero, dict) else 0
-        return stage if isinstance(stage, int) else 0
+        return stage if stage in (0, 1, 2, 3) and isinstance(stage, int) else -1
 
     @property
     def fsdp(self) -> bool:
+        if self._fsdp is not None:
+            return self._fsdp
+
         return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" or bool(self.get("fsdp"))
 
     @functools.cached_property
@@ -113,6 +178,9 @@ class Context:
     @functools.cached_property
     def processes(self) -> int:
         """How many processes ``llamafactory-cli train`` would start, or in a starting training: there are."""
+        if self._processes is not None:
+            return self._processes
+
         if self.at_start:
             return int(os.environ.get("WORLD_SIZE", "1"))
 

@@ -4,14 +4,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ..core.errors import shorten
-from .checks.chatts import chatts_contradictions, remote_code, unknown_layers
-from .checks.generation import generated_answers
-from .checks.ignored import without_effect
+from .checks.chatts import remote_code, unknown_layers, vision_settings
 from .checks.keys import unknown_keys, wrong_values
 from .checks.limits import numbers_out_of_range
-from .checks.method import contradictions
-from .checks.refusals import more_refusals
-from .checks.tuning import tuning_contradictions, vision_settings
 from .context import Context
 from .finding import Finding, worst_first
 from .inputs.adapters import adapters_on_their_base
@@ -44,6 +39,7 @@ from .launch.packages import (
 from .launch.run import nothing_to_do, reference_model, steps_and_saves
 from .machine.build_locks import waits_for_build
 from .reading import Recipe
+from .refusals.table import refused
 
 
 @dataclass(frozen=True)
@@ -79,11 +75,7 @@ RULES: tuple[Rule, ...] = (
     Rule("tokenised data", stored_tokens),
     Rule("files", other_files),
     Rule("output", output_folder),
-    Rule("contradictions", contradictions),
-    Rule("refusals", more_refusals),
-    Rule("generation", generated_answers),
-    Rule("ChatTS", chatts_contradictions),
-    Rule("tuning", tuning_contradictions),
+    Rule("refusals", refused),
     Rule("export", quantised_export),
     Rule("vision", vision_settings, errors=False),
     Rule("precision", precision_of_card),
@@ -99,7 +91,6 @@ RULES: tuple[Rule, ...] = (
     Rule("report_to", reporters),
     Rule("reference model", reference_model, errors=False),
     Rule("steps", steps_and_saves, errors=False),
-    Rule("without effect", without_effect, errors=False),
     Rule("remote code", remote_code, errors=False),
 )
 

@@ -151,8 +151,8 @@ BAD = {
     "neat_packing": ({"neat_packing": True, "stage": "dpo", "dataset": "pairs"}, "stage sft", True),
     "infer_backend": ({"infer_backend": "vllm"}, "huggingface only", True),
     "use_unsloth": ({"use_unsloth": True}, "lose the encoder", True),
-    "label_smoothing_factor": ({"label_smoothing_factor": 0.1}, "unshifted", False),
-    "stage": ({"stage": "pt"}, "plain text", False),
+    "label_smoothing_factor": ({"label_smoothing_factor": 0.1}, "unshifted", True),
+    "stage": ({"stage": "pt"}, "plain text", True),
     "timeseries_tuning": ({"timeseries_tuning": "full", "finetuning_type": "full"}, "adapter methods", True),
     "timeseries_sft_lr": ({"timeseries_sft_lr": 1e-5, "train_timeseries_modules": False}, "not trained", True),
     "tokens_per_batch": ({"tokens_per_batch": 512, "packing": True}, "fills passes already", True),
@@ -167,7 +167,7 @@ BAD = {
     ),
     "deepspeed": ({"deepspeed": "/no/ds.json"}, "there is no file", True),
     "quantization_device_map": ({"quantization_bit": 4, "quantization_device_map": "auto"}, "for inference", True),
-    "stage ": ({"stage": "ppo", "reward_model": "x"}, "PPO is not supported", False),
+    "stage ": ({"stage": "ppo", "reward_model": "x"}, "PPO is not supported", True),
     "gradient_accumulation_steps": ({"gradient_accumulation_steps": 0}, "below 1", False),
 }
 

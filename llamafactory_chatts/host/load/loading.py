@@ -2,11 +2,9 @@
 
 from typing import Any
 
-from ...core.errors import ChatTSError
 from ..compat import patch
-from .base_fingerprint import compare_base, goes_on
+from .base_fingerprint import compare_base
 from .recognising import chatts_config
-from .reference import check_reference, compares_with_start
 from .speed import use_fast_paths
 
 
@@ -60,7 +58,7 @@ def load_native_processor(loader: Any, name: str) -> None:
 
 
 def prepare_model(loader: Any, name: str) -> None:
-    """``load_model`` refuses what would replace the ChatTS classes, and asks for the logits that a stage needs."""
+    """``load_model`` compares base and adapters, and asks for the logits that a stage needs."""
 
     def build(original: Any) -> Any:
         def load_model(
@@ -74,25 +72,7 @@ def prepare_model(loader: Any, name: str) -> None:
             if config is None:
                 return original(tokenizer, model_args, finetuning_args, is_trainable, add_valuehead)
 
-            for key in ("use_unsloth", "mixture_of_depths"):
-                if getattr(model_args, key):
-                    raise ChatTSError(
-                        "it replaces the model classes and would lose the encoder", where=key, fix=f"Remove {key}"
-                    )
-
-            if finetuning_args.use_asft_loss:
-                raise ChatTSError(
-                    "its reference model is not given the series", where="use_asft_loss", fix="Remove use_asft_loss"
-                )
-
             compare_base(model_args, finetuning_args, config, loader.logger)
-            if (
-                is_trainable
-                and compares_with_start(finetuning_args)
-                and goes_on(model_args, finetuning_args, config, True)
-            ):
-                check_reference(finetuning_args)
-
             model_args.trust_remote_code = False
             model = original(tokenizer, model_args, finetuning_args, is_trainable, add_valuehead)
             if is_trainable:

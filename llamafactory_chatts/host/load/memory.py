@@ -48,47 +48,8 @@ def wanted_savings(model_args: Any) -> list[str]:
     return [key for key in MODULES if getattr(model_args, key, False)]
 
 
-def check_savings(model_args: Any, finetuning_args: Any) -> None:
-    """Raise a :class:`ChatTSError` for settings under which the replaced modules could not do their work."""
-    for key in wanted_savings(model_args):
-        reason = _conflict(key, model_args, finetuning_args)
-        if reason is not None:
-            raise ChatTSError(reason[0], where=key, fix=reason[1])
-
-
-def _conflict(key: str, model_args: Any, finetuning_args: Any) -> tuple[str, str] | None:
-    """Return what stands against a setting and what to do, or None."""
-    from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
-
-    if finetuning_args.finetuning_type not in ("lora", "oft"):
-        return f"it is for adapter methods, finetuning_type is {finetuning_args.finetuning_type}", f"Remove {key}"
-
-    if model_args.quantization_bit not in (4, 8) or model_args.quantization_method != "bnb":
-        return "the model is not quantised with bitsandbytes", f"Set quantization_bit: 4 or 8, or remove {key}"
-
-    if is_deepspeed_zero3_enabled() or is_fsdp_enabled():
-        return "ZeRO-3 and FSDP spread the weights themselves", f"Use ZeRO-2 or no DeepSpeed, or remove {key}"
-
-    module = MODULES[key]
-    for setting in ("additional_target", "lora_target"):
-        if any(str(item).split(".")[-1] == module for item in getattr(finetuning_args, setting) or []):
-            return f"{setting} trains {module}, which it freezes", f"Take {module} out of {setting}, or remove {key}"
-
-    for setting in ("resize_vocab", "add_tokens", "add_special_tokens"):
-        if getattr(model_args, setting):
-            return f"{setting} changes the embeddings, which it freezes", f"Remove {setting} or {key}"
-
-    if model_args.train_from_scratch:
-        return "train_from_scratch makes random weights, there is no file to read", f"Remove {key}"
-
-    if key == "lm_head_8bit" and model_args.upcast_lmhead_output:
-        return "upcast_lmhead_output works on the 16-bit layer only", "Remove upcast_lmhead_output or lm_head_8bit"
-
-    return None
-
-
-def verify_savings(parser: Any, name: str) -> None:
-    """``_verify_model_args`` also looks at our settings, before any data is read, and takes OFT adapters."""
+def accept_adapters(parser: Any, name: str) -> None:
+    """``_verify_model_args`` takes OFT adapters, and the template says that a ChatTS base is meant."""
 
     def build(original: Any) -> Any:
         def _verify_model_args(model_args: Any, data_args: Any, finetuning_args: Any) -> None:
@@ -96,7 +57,6 @@ def verify_savings(parser: Any, name: str) -> None:
                 original(model_args, data_args, finetuning_args)
 
             want_chatts(model_args, data_args.template)
-            check_savings(model_args, finetuning_args)
 
         return _verify_model_args
 

@@ -4,25 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ...core.errors import ChatTSError
-
 
 def compares_with_start(finetuning_args: Any) -> bool:
     """Tell whether the stage compares with a reference that is the trained model itself, its adapter switched off."""
     stage = finetuning_args.stage == "kto" or finetuning_args.use_ref_model
     return stage and finetuning_args.ref_model is None and finetuning_args.finetuning_type == "lora"
-
-
-def check_reference(finetuning_args: Any) -> None:
-    """Raise a :class:`ChatTSError` where the adapter that is trained on cannot be kept as reference."""
-    from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
-
-    if is_deepspeed_zero3_enabled() or is_fsdp_enabled():
-        raise ChatTSError(
-            "its reference is the model with the adapter, which ZeRO-3 and FSDP cannot keep beside the trained one",
-            where=f"stage: {finetuning_args.stage}",
-            fix="Name it in ref_model (the base) and ref_model_adapters (the adapter), or use ZeRO-2 or no DeepSpeed",
-        )
 
 
 def keep_start(model: Any, logger: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ...core.contract import COLUMN, TEMPLATE
 from ...core.errors import ChatTSError
+from ...recipe.refusals.series import SERIES_AS_TEXT
 from ...rows.entries import FILE, check_entries, read_entries
 from ..compat import patch
 from ..load.recognising import no_chatts_base
@@ -49,17 +50,9 @@ def check_base_and_template(loader: Any, name: str) -> None:
                     fix=f"Set template: {TEMPLATE}",
                 )
 
-            if ours and training_args.label_smoothing_factor:
-                raise ChatTSError(
-                    "the host smooths unshifted labels for models it does not know",
-                    where="label_smoothing_factor",
-                    fix="Remove it",
-                )
-
             if with_series and stage == "pt":
-                raise ChatTSError(
-                    "stage pt trains on plain text and would leave the series out", where="stage", fix="Set stage: sft"
-                )
+                key, _, what, fix = SERIES_AS_TEXT  # also where the entries come from a hub
+                raise ChatTSError(what, where=key, fix=fix)
 
             if ours:
                 if data_args.streaming and training_args.accelerator_config.dispatch_batches is None:

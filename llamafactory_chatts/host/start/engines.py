@@ -12,7 +12,7 @@ from ..compat import patch
 
 
 def refuse_engines(args: dict[str, Any] | list[str]) -> None:
-    """Raise a :class:`ChatTSError` for the first engine that would go round this package.
+    """Raise a :class:`ChatTSError` for the first engine of the environment that would go round this package.
 
     Args:
         args: keys and values of a recipe, or the words of a command line. Other models are left alone.

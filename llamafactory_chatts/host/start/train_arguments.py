@@ -1,8 +1,15 @@
-"""Settings that a training recipe leaves open get the value that is best for ChatTS."""
+"""A recipe on its way through the host's parser: what is refused, and what it leaves open.
 
+Settings that a training recipe leaves open get the value that is best for ChatTS.
+"""
+
+import sys
 from collections.abc import Callable
 from typing import Any
 
+from ...recipe.context import Context
+from ...recipe.reading import recipe_of
+from ...recipe.refusals.table import refuse
 from ..compat import patch
 from ..load import base_fingerprint
 from ..rows import tokenized
@@ -25,11 +32,16 @@ ADJUSTMENTS: tuple[Callable[[dict[str, Any], Any, Any, Any, Any], None], ...] = 
 
 
 def adjust_train_arguments(parser: Any, name: str) -> None:
-    """Let each of ``ADJUSTMENTS`` change the arguments of a training run after the host has checked them."""
+    """Refuse what this package cannot do, and let each of ``ADJUSTMENTS`` change what the host has checked.
+
+    It reaches all that asks for the arguments of a training, in every process, and nothing that builds the argument
+    classes by hand.
+    """
 
     def build(original: Any) -> Any:
         def get_train_args(args: dict[str, Any] | list[str] | None = None) -> Any:
             args = parser.read_args(args)
+            refuse_own(args)
             parsed = original(args)
             raw = named_arguments(args)
             for adjust in ADJUSTMENTS:
@@ -40,6 +52,29 @@ def adjust_train_arguments(parser: Any, name: str) -> None:
         return get_train_args
 
     patch(parser, name, build)
+
+
+def refuse_before_inference(parser: Any, name: str) -> None:
+    """``get_infer_args`` refuses what this package cannot do, for chat, API, export and scores alike."""
+
+    def build(original: Any) -> Any:
+        def get_infer_args(args: dict[str, Any] | list[str] | None = None) -> Any:
+            args = parser.read_args(args)
+            refuse_own(args)
+            return original(args)
+
+        return get_infer_args
+
+    patch(parser, name, build)
+
+
+def refuse_own(args: dict[str, Any] | list[str]) -> None:
+    """Raise a :class:`ChatTSError` for the first row of our part of the table of refusals.
+
+    Args:
+        args: keys and values of a recipe, or the words of a command line.
+    """
+    refuse(Context(recipe_of(args, sys.argv), at_start=True), own=True)
 
 
 def named_arguments(args: dict[str, Any] | list[str]) -> dict[str, Any]:

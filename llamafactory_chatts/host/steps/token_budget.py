@@ -16,7 +16,6 @@ import torch
 from accelerate.utils import DistributedType
 from transformers import TrainerCallback
 
-from ...core.contract import TEMPLATE
 from ...core.errors import ChatTSError
 from ...core.passes import Pass, count_passes, fill_passes, split_passes
 from .step_rows import StepRows
@@ -42,50 +41,8 @@ def read_budget(value: Any) -> int | None:
 def set_token_budget(
     raw_args: dict[str, Any], model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any
 ) -> None:
-    """Check the recipe around ``tokens_per_batch`` and hand the number to the trainer with its arguments.
-
-    Raises:
-        ChatTSError: a setting that contradicts it.
-    """
-    budget = getattr(data_args, KEY, None)
-    training_args.tokens_per_batch = budget  # the trainer is not given the data arguments
-    if budget is None or not training_args.do_train:
-        return
-
-    def refuse(what: str, fix: str) -> None:
-        raise ChatTSError(what, where=f"{KEY}: {budget}", fix=fix)
-
-    if data_args.template != TEMPLATE:
-        refuse(f"it is for template {TEMPLATE}, here it is {data_args.template}", f"Remove {KEY}")
-
-    if finetuning_args.stage != "sft":
-        refuse(f"it is for stage sft, here it is {finetuning_args.stage}", f"Remove {KEY}")
-
-    if data_args.packing or data_args.neat_packing:
-        refuse("tokens_per_batch fills passes already", "Remove packing and neat_packing")
-
-    if training_args.auto_find_batch_size:
-        refuse("auto_find_batch_size changes the rows of a step, not the tokens of a pass", "Remove one of the two")
-
-    optim = str(getattr(training_args.optim, "value", training_args.optim))
-    at_once = [
-        key
-        for key, value in {
-            "galore_layerwise": finetuning_args.use_galore and finetuning_args.galore_layerwise,
-            "apollo_layerwise": finetuning_args.use_apollo and finetuning_args.apollo_layerwise,
-            f"optim: {optim}": "lomo" in optim or "layerwise" in optim,
-        }.items()
-        if value
-    ]
-    if at_once:
-        refuse(f"{at_once[0]} updates the weights in every backward pass", f"Remove {KEY} or {at_once[0]}")
-
-    own_loop = {key: getattr(finetuning_args, key, False) for key in ("use_mca", "use_hyper_parallel")}
-    own_loss = {key: getattr(finetuning_args, key) for key in ("use_dft_loss", "use_eaft_loss", "use_asft_loss")}
-    for settings, why in ((own_loop, "has a training loop of its own"), (own_loss, "has a loss of its own")):
-        used = [key for key, value in settings.items() if value]
-        if used:
-            refuse(f"{used[0]} {why}", f"Remove {KEY} or {used[0]}")
+    """Hand the number to the trainer with its arguments: it is not given those of the data."""
+    training_args.tokens_per_batch = getattr(data_args, KEY, None)
 
 
 class TokenBudget(TrainerCallback):

@@ -7,8 +7,10 @@ import numpy as np
 
 from ...core.errors import ChatTSError
 from ...core.memory import GIB
+from ...recipe.context import Context
 from ...recipe.machine.planned import Machine
 from ...recipe.reading import Recipe
+from ...recipe.refusals.table import refuse
 from ..lengths import Lengths, count_datasets
 from ..prompt_tokens import load_counter
 from ..run_time import RunTime, estimate_time
@@ -163,7 +165,7 @@ def make_plan(recipe: Recipe, machine: Machine, counted: Counted, speed: float |
         ChatTSError: a recipe that cannot run: no row left, settings that contradict each other.
     """
     base, strategy = counted.base, read_strategy(recipe, machine.fsdp)
-    check(recipe, strategy)
+    refuse(Context(recipe, elsewhere=True, fsdp=strategy.fsdp, processes=machine.world))
     rows = select_rows(counted.parts, recipe)
     if not len(rows.samples):
         raise ChatTSError(
@@ -179,30 +181,3 @@ def make_plan(recipe: Recipe, machine: Machine, counted: Counted, speed: float |
     means = [float(np.mean(values)) for values in rows.items()[:2]]
     time = estimate_time(recipe, base, machine, steps, passes, *means, speed, strategy)
     return Plan(recipe, machine, base, strategy, rows, steps, largest, passes, gpu, host, time, counted, speed)
-
-
-def check(recipe: Recipe, strategy: Strategy) -> None:
-    """Raise a :class:`ChatTSError` for settings that a training refuses and a plan would count wrongly."""
-
-    def refuse(key: str, what: str, fix: str) -> None:
-        raise ChatTSError(what, where=f"{recipe.path}: {key}", fix=fix)
-
-    if recipe["tokens_per_batch"] is not None and recipe.packing:
-        refuse("tokens_per_batch", "tokens_per_batch fills passes already", "Remove packing and neat_packing")
-
-    if recipe["quantization_bit"] is not None and not recipe.adapter:
-        refuse("quantization_bit", f"finetuning_type is {recipe['finetuning_type']}", "Remove it, or use lora")
-
-    if recipe["quantization_bit"] is not None and strategy.stage == 3:
-        refuse("quantization_bit", "ZeRO-3 does not take quantised weights", "Remove it, or use ZeRO-2")
-
-    for key in ("offload_embedding", "lm_head_8bit"):
-        if recipe[key] and recipe["quantization_bit"] is None:
-            refuse(key, "the model is not quantised", "Set quantization_bit: 4, or remove it")
-
-    for key in ("offload_embedding", "lm_head_8bit"):
-        if recipe[key] and strategy.fsdp:
-            refuse(key, "FSDP shares embedding and head out itself", "Remove it, or train without FSDP")
-
-    if recipe["bf16"] and recipe["fp16"]:
-        refuse("fp16", "bf16 and fp16 are both on", "Remove one of them")

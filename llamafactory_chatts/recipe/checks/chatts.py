@@ -1,121 +1,14 @@
-"""Settings that this package refuses with a ChatTS base or template, said before anything is loaded."""
+"""Names of layers, and settings of the field that do nothing with a ChatTS base."""
 
 from collections.abc import Iterator
 
 from ..context import Context
 from ..finding import Finding
-from .method import Refusal, adapters, packs, quantised, refusals
-from .tuning import encoder_frozen
+from ..refusals.series import named_by_hand
 
 
-OWN_LOSSES = ("use_dft_loss", "use_eaft_loss")
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _LAYER_NAMES = "model.layers.self_attn.mlp.lm_head.embed_tokens." + ".".join(LINEAR_LAYERS)
-
-
-REFUSED_CHATTS: tuple[Refusal, ...] = (
-    *(
-        (key, lambda c, key=key: c.on(key), "it replaces the model classes and would lose the encoder", "Remove it")
-        for key in ("use_unsloth", "mixture_of_depths")
-    ),
-    ("use_asft_loss", lambda c: c.on("use_asft_loss"), "its reference model is not given the series", "Remove it"),
-    (
-        "label_smoothing_factor",
-        lambda c: c.number("label_smoothing_factor", 0.0),
-        "the host smooths unshifted labels for models it does not know",
-        "Remove it",
-    ),
-    (
-        "stage",
-        lambda c: c.stage == "pt" and c.series_entries,
-        "stage pt trains on plain text and would leave the series out",
-        "Write stage: sft",
-    ),
-    (
-        "packing",
-        lambda c: c.on("packing") and c.trains and c.stage != "sft",
-        "with template chatts it means neat_packing, which is for stage sft",
-        "Remove packing",
-    ),
-    (
-        "timeseries_tuning",
-        lambda c: c.get("timeseries_tuning") and not adapters(c),
-        "it is for adapter methods",
-        "Remove it; train_timeseries_modules says whether the encoder is trained",
-    ),
-    (
-        "timeseries_tuning",
-        lambda c: c.get("timeseries_tuning") in ("lora", "full") and not c.on("train_timeseries_modules", True),
-        "it contradicts train_timeseries_modules: false",
-        "Remove one of the two",
-    ),
-    (
-        "timeseries_sft_lr",
-        lambda c: c.get("timeseries_sft_lr") is not None and encoder_frozen(c),
-        "the encoder is not trained, so it has no learning rate",
-        "Remove it, or train the encoder",
-    ),
-    (
-        "timeseries_sft_lr",
-        lambda c: (c.number("timeseries_sft_lr", 1.0) or 0.0) <= 0,
-        "it must be above 0",
-        "Write timeseries_tuning: freeze to stop the encoder",
-    ),
-    (
-        "tokens_per_batch",
-        lambda c: c.get("tokens_per_batch") and packs(c),
-        "tokens_per_batch fills passes already",
-        "Remove packing and neat_packing",
-    ),
-    (
-        "tokens_per_batch",
-        lambda c: c.get("tokens_per_batch") and c.stage != "sft",
-        "it is for stage sft",
-        "Remove it",
-    ),
-    (
-        "tokens_per_batch",
-        lambda c: c.get("tokens_per_batch") and c.on("auto_find_batch_size"),
-        "auto_find_batch_size changes the rows of a step, not the tokens of a pass",
-        "Remove one of the two",
-    ),
-    (
-        "tokens_per_batch",
-        lambda c: c.get("tokens_per_batch") and any(c.on(key) for key in OWN_LOSSES),
-        "use_dft_loss and use_eaft_loss have a loss of their own",
-        "Remove one of the two",
-    ),
-    *(
-        (
-            key,
-            lambda c, key=key: c.on(key) and not (adapters(c) and quantised(c)),
-            "it is for training adapters on a quantised model",
-            f"Add quantization_bit: 4, or remove {key}",
-        )
-        for key in ("offload_embedding", "lm_head_8bit")
-    ),
-    *(
-        (
-            key,
-            lambda c, key=key: c.on(key) and (c.zero_stage == 3 or c.fsdp),
-            "ZeRO-3 and FSDP spread the weights themselves",
-            f"Remove {key}, or use ZeRO-2",
-        )
-        for key in ("offload_embedding", "lm_head_8bit")
-    ),
-    (
-        "loss_normalization",
-        lambda c: c.get("loss_normalization") == "batch" and c.stage not in ("sft", "pt"),
-        "this stage has a loss of its own",
-        "Remove it",
-    ),
-)
-"""Refused by this package, with a ChatTS base or template."""
-
-
-def chatts_contradictions(context: Context) -> Iterator[Finding]:
-    """Combinations that stop a ChatTS training."""
-    yield from refusals(context, REFUSED_CHATTS if context.is_chatts else ())
 
 
 def unknown_layers(context: Context) -> Iterator[Finding]:
@@ -156,3 +49,11 @@ def remote_code(context: Context) -> Iterator[Finding]:
         where = context.recipe.where("trust_remote_code")
         what = "it has no effect: no code from a checkpoint is run"
         yield Finding("note", "trust_remote_code", what, where, "Remove it")
+
+
+def vision_settings(context: Context) -> Iterator[Finding]:
+    """``freeze_vision_tower`` stands in recipes of vision models; here there is nothing that it freezes."""
+    key = "freeze_vision_tower"
+    if context.is_chatts and context.on("do_train") and named_by_hand(context, key) and not context.encoder_frozen:
+        what = "there is no vision tower, it has no effect: the series encoder is trained"
+        yield Finding("warning", key, what, context.recipe.where(key), "Remove it, or train_timeseries_modules: false")

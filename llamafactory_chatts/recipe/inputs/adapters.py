@@ -6,8 +6,7 @@ from pathlib import Path
 from ...core.adapter_config import loading_fault
 from ...core.base_record import check_adapters, fingerprint, read_record
 from ...core.errors import ChatTSError
-from ..checks.method import ADAPTERS, quantised
-from ..context import Context
+from ..context import ADAPTERS, Context
 from ..finding import Finding
 
 
@@ -22,11 +21,10 @@ def adapters_on_their_base(context: Context) -> Iterator[Finding]:
     base, where = Path(context.base), context.recipe.where(KEY)
     folders = [Path(name, str(context.get("adapter_folder", ""))) for name in context.words(KEY)]
     if all(folder.is_dir() for folder in folders):
-        stored = isinstance(context.base_config.get("quantization_config"), dict)
         new = context.on("create_new_adapter")
         for folder in folders:
             goes_on = folder == folders[-1] and not new
-            fault = loading_fault(folder, context.method, quantised(context) or stored, goes_on)
+            fault = loading_fault(folder, context.method, context.quantised or context.stored_quantised, goes_on)
             if fault is not None:
                 yield Finding("error", KEY, f"{folder}: {fault[0]}", where, fault[1])
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from ...core.errors import shorten
 from ..checkpoints import KEPT, STORED, Checkpoint, last_checkpoint, settle
-from ..checks.method import ADAPTERS
-from ..context import Context
+from ..context import ADAPTERS, Context
 from ..finding import Finding
 
 

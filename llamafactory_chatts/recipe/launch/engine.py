@@ -5,25 +5,17 @@ from collections.abc import Iterator
 
 from ..context import Context
 from ..finding import Finding
+from ..refusals.series import LOST
 from .packages import is_installed
 
 
-_LOST = "which loads and trains without this package: the series would be lost"
-
 ENVIRONMENT = {
-    "USE_V1": f"it starts LLaMA-Factory's second engine (v1), {_LOST}",
-    "USE_MCA": f"it starts Megatron (mcore_adapter), {_LOST}",
-    "USE_MEGATRON_BRIDGE": f"it starts Megatron, {_LOST}",
-    "USE_KT": f"it starts KTransformers, {_LOST}",
+    "USE_V1": f"it starts LLaMA-Factory's second engine (v1), {LOST}",
+    "USE_MCA": f"it starts Megatron (mcore_adapter), {LOST}",
+    "USE_MEGATRON_BRIDGE": f"it starts Megatron, {LOST}",
+    "USE_KT": f"it starts KTransformers, {LOST}",
 }
 """Variables of the environment that start another engine; a test lists all that the host reads."""
-
-KEYS = {
-    "use_mca": f"it starts Megatron (mcore_adapter), {_LOST}",
-    "use_hyper_parallel": f"it starts HyperParallel, {_LOST}",
-    "use_kt": f"it starts KTransformers, {_LOST}",
-}
-"""Keys of a recipe that do; ``use_unsloth`` and ``mixture_of_depths`` are refused with the contradictions."""
 
 
 def is_on(name: str) -> bool:
@@ -39,15 +31,6 @@ def other_engines(context: Context) -> Iterator[Finding]:
     for name, what in ENVIRONMENT.items():
         if is_on(name):
             yield Finding("error", name, what, "environment", f"Run: unset {name}")
-
-    for key, what in KEYS.items():
-        if context.on(key):
-            yield Finding("error", key, what, context.recipe.where(key), f"Remove {key}")
-
-    if context.stage == "ppo":
-        what = "PPO is not supported: its trainer lets the model answer prompts without their series"
-        fix = "Write stage: dpo or kto, which learn from preferences with series"
-        yield Finding("error", "stage", what, context.recipe.where("stage"), fix)
 
     if is_on("USE_RAY") and context.trains and not context.elsewhere and not is_installed("ray"):
         fix = "Run: unset USE_RAY (or pip install 'ray[default]', if Ray is meant)"

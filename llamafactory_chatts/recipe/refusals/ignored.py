@@ -1,11 +1,6 @@
-"""Settings that the host takes without a word and without effect."""
+"""Taken without a word and without effect."""
 
-from collections.abc import Iterator
-
-from ..context import Context
-from ..finding import Finding
-from .method import Refusal
-from .refusals import COMPARING
+from .refusal import Refusal
 
 
 IGNORED: tuple[Refusal, ...] = (
@@ -30,18 +25,10 @@ IGNORED: tuple[Refusal, ...] = (
     ),
     (
         "compute_accuracy",
-        lambda c: c.on("compute_accuracy") and c.stage in COMPARING,
+        lambda c: c.on("compute_accuracy") and c.stage not in ("sft", "pt"),
         "it is for stage sft and pt",
         "Remove it",
     ),
     ("shift_attn", lambda c: c.on("shift_attn"), "Qwen has no shifted attention, so nothing is shifted", "Remove it"),
     ("buffer_size", lambda c: c.get("buffer_size") and not c.on("streaming"), "it is for streaming", "Remove it"),
 )
-"""Taken without a word and without effect: key, condition, what, fix."""
-
-
-def without_effect(context: Context) -> Iterator[Finding]:
-    """Settings that do nothing in a training."""
-    for key, useless, what, fix in IGNORED if context.on("do_train") else ():
-        if useless(context):
-            yield Finding("warning", key, what, context.recipe.where(key), fix)

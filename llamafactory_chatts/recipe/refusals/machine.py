@@ -1,17 +1,17 @@
-"""Settings that no machine, or not this one, trains with: processors, launchers, DeepSpeed, generation."""
+"""Precision, launchers, DeepSpeed, processes."""
 
-from typing import Any
-
-from ..checks.method import Refusal
-from ..context import Context
+from .refusal import Refusal
 
 
-def _stage(context: Context) -> Any:
-    zero = (context.deepspeed or {}).get("zero_optimization")
-    return zero.get("stage", 0) if isinstance(zero, dict) else 0
-
-
-REFUSED_MACHINE: tuple[Refusal, ...] = (
+MACHINE: tuple[Refusal, ...] = (
+    ("fp16", lambda c: c.on("fp16") and c.on("bf16"), "fp16 and bf16 are both on", "Keep one of them"),
+    ("fp16", lambda c: c.on("fp16") and c.on("pure_bf16"), "fp16 and pure_bf16 are both on", "Keep one of them"),
+    (
+        "pure_bf16",
+        lambda c: c.on("pure_bf16") and c.zero_stage == 3,
+        "it does not work with DeepSpeed ZeRO-3",
+        "Write bf16: true instead",
+    ),
     (
         "fp16",
         lambda c: c.on("fp16") and c.on("use_cpu"),
@@ -39,7 +39,7 @@ REFUSED_MACHINE: tuple[Refusal, ...] = (
     ),
     (
         "deepspeed",
-        lambda c: _stage(c) not in (0, 1, 2, 3),
+        lambda c: c.zero_stage == -1,
         "its zero_optimization.stage is none of 0, 1, 2, 3",
         "Write one of them into it",
     ),
@@ -55,13 +55,4 @@ REFUSED_MACHINE: tuple[Refusal, ...] = (
         "there are no workers to keep",
         "Add dataloader_num_workers: 2",
     ),
-    (
-        "do_sample",
-        lambda c: (
-            c.on("predict_with_generate") and c.on("do_sample", True) and (c.number("temperature", 0.95) or 0.0) <= 0
-        ),
-        "a temperature of 0 cannot be sampled with",
-        "Write do_sample: false",
-    ),
 )
-"""Refused, whatever the model: key, condition, what, fix."""
