@@ -4,39 +4,12 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ..core.atomic import write_text
 from ..core.errors import ChatTSError, Problem, shorten
+from ..core.locking import locked
 from .entries import Entries, find_mistakes, local_file, raise_mistakes, read_entries
-
-
-TIMEOUT = 10.0
-"""Seconds to wait for another writer."""
-
-
-@contextmanager
-def _locked(path: str) -> Iterator[None]:
-    """Hold the lock of a file: one writer at a time. The system takes it from a holder that has ended."""
-    from filelock import FileLock, Timeout
-
-    target = Path(path)
-    lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=TIMEOUT)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        what = f"another process has been writing for {TIMEOUT:g} seconds"
-        raise ChatTSError(what, where=path, fix="Wait for it, or end it, and try again") from None
-    except OSError as error:
-        what = f"cannot be written ({error.strerror or error})"
-        raise ChatTSError(what, where=lock.lock_file, fix="Name another path or free the place") from error
-
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def read(path: str | os.PathLike) -> Entries:
@@ -67,7 +40,7 @@ def write(path: str | os.PathLike, entries: Entries, *, replace: bool = True) ->
         ChatTSError: the file that is there is no JSON object, it cannot be written, or another process holds it.
     """
     target = os.path.realpath(path)  # a link stays a link
-    with _locked(target):
+    with locked(target):
         text, content = read_entries(path) if os.path.exists(target) else ("{}\n", {})
         there = [name for name in entries if name in content]
         if there and not replace:
@@ -86,7 +59,7 @@ def remove(path: str | os.PathLike, name: str) -> Entries:
     if not os.path.exists(target):
         read(path)  # says what is wrong
 
-    with _locked(target):
+    with locked(target):
         text, content = read_entries(path)
         if name not in content:
             names = ", ".join(map(shorten, content)) or "none"

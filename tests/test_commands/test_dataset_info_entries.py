@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from llamafactory_chatts.cli import main
+from llamafactory_chatts.core import locking
 from llamafactory_chatts.rows import dataset_info
 
 
@@ -134,14 +135,14 @@ def test_writers_at_the_same_time_lose_nothing(folder):
 
 def test_another_writer_is_waited_for_and_then_named(folder, capsys, monkeypatch):
     script = (
-        "import sys, time; from llamafactory_chatts.rows import dataset_info as d\n"
-        "with d._locked(sys.argv[1]): print('held', flush=True); time.sleep(600)"
+        "import sys, time; from llamafactory_chatts.core import locking as d\n"
+        "with d.locked(sys.argv[1]): print('held', flush=True); time.sleep(600)"
     )
     path = folder / "dataset_info.json"
     holder = subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
-        monkeypatch.setattr(dataset_info, "TIMEOUT", 0.2)
+        monkeypatch.setattr(locking, "TIMEOUT", 0.2)
         assert main(["dataset-info", "remove", "mine", "--dir", str(folder)]) == 2
         said = capsys.readouterr().err
         assert f"{path}: another process has been writing for 0.2 seconds. Wait for it" in said

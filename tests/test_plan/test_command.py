@@ -220,11 +220,11 @@ class TestAdvice:
     ("settings", "said"),
     [
         ({"tokens_per_batch": 900, "packing": True}, "fills passes already"),
-        ({"quantization_bit": 4, "finetuning_type": "full"}, "finetuning_type is full"),
+        ({"quantization_bit": 4, "finetuning_type": "full"}, "can only be trained with adapters"),
         ({"offload_embedding": True}, "the model is not quantised"),
         ({"deepspeed": "none.json"}, "the DeepSpeed file is missing"),
         ({"tokens_per_batch": 10}, "the longest row has"),
-        ({"bf16": True, "fp16": True}, "bf16 and fp16 are both on"),
+        ({"bf16": True, "fp16": True}, "fp16 and bf16 are both on"),
     ],
 )
 def test_settings_that_cannot_run(make, capsys, settings, said):

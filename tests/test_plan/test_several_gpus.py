@@ -188,7 +188,7 @@ class TestTheVerb:
         code, printed = self.plan(capsys, monkeypatch, *words)
         assert code == 1 and "accelerate launch, 2 processes, FSDP" in printed  # 19 GiB do not fit 11
         code, printed = self.plan(capsys, monkeypatch, *words, "lm_head_8bit=true")
-        assert code == 2 and "FSDP shares embedding and head out itself" in printed
+        assert code == 2 and "ZeRO-3 and FSDP spread the weights themselves" in printed
 
 
 def test_time_of_shared_out_weights(name_of):

@@ -29,6 +29,9 @@ STAGES = ("sft", "dpo", "kto", "rm")
 Setting = str | int | float | bool | None
 """What a plan may set in a recipe; None: not set."""
 
+COUNTED = ("tokens_per_batch", "quantization_bit", "quantization_method", "offload_embedding", "lm_head_8bit", "fp16")
+"""Settings whose memory is counted: where a training refuses them, there is nothing to count."""
+
 ERROR = 0.10
 """How far an estimate of memory was off at most (docs/benchmarks.md): closer than that to the limit is ``tight``."""
 
@@ -165,7 +168,7 @@ def make_plan(recipe: Recipe, machine: Machine, counted: Counted, speed: float |
         ChatTSError: a recipe that cannot run: no row left, settings that contradict each other.
     """
     base, strategy = counted.base, read_strategy(recipe, machine.fsdp)
-    refuse(Context(recipe, elsewhere=True, fsdp=strategy.fsdp, processes=machine.world))
+    refuse(Context(recipe, elsewhere=True, fsdp=strategy.fsdp, processes=machine.world), keys=COUNTED)
     rows = select_rows(counted.parts, recipe)
     if not len(rows.samples):
         raise ChatTSError(

@@ -36,8 +36,8 @@ def _saves_another_way(context: Context) -> bool:
 
 
 def _saves_between_evaluations(context: Context) -> bool:
-    save = context.number("save_steps", 500)
-    evaluate = context.number("eval_steps") or context.number("logging_steps", 500)
+    save = context.number("save_steps", 500) or 0
+    evaluate = context.number("eval_steps") or context.number("logging_steps", 500) or 0
     steps = context.get("eval_strategy") == "steps" and context.get("save_strategy", "steps") == "steps"
     return steps and save >= 1 and evaluate >= 1 and save % evaluate != 0
 

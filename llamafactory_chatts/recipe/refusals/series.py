@@ -1,7 +1,7 @@
 """Settings of this package, and what a ChatTS base cannot do."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ..context import Context
 from .refusal import Refusal
@@ -60,6 +60,14 @@ def _unknown(context: Context, key: str, known: tuple[str, ...]) -> bool:
     return context.method == "freeze" and any(word not in known for word in context.words(key))
 
 
+def _both(first: str, second: str) -> Callable[[Context], bool]:
+    return lambda context: context.on(first) and context.on(second)
+
+
+def _trained(key: str, module: str, targets: str) -> Callable[[Context], bool]:
+    return lambda context: context.on(key) and module in (word.split(".")[-1] for word in context.words(targets))
+
+
 def _saving(key: str, module: str) -> Iterator[Refusal]:
     """Yield what does not go with a setting that replaces ``module`` while adapters are trained in 4 or 8 bits."""
     yield (key, lambda c: c.on(key) and not c.adapters, "it is for adapter methods", f"Remove {key}")
@@ -84,7 +92,7 @@ def _saving(key: str, module: str) -> Iterator[Refusal]:
     for targets in ("additional_target", "lora_target"):
         yield (
             targets,
-            lambda c, targets=targets: c.on(key) and module in (word.split(".")[-1] for word in c.words(targets)),
+            _trained(key, module, targets),
             f"it trains {module}, which {key} freezes",
             f"Take {module} out of {targets}, or remove {key}",
         )
@@ -98,7 +106,7 @@ def _saving(key: str, module: str) -> Iterator[Refusal]:
     }.items():
         yield (
             setting,
-            lambda c, setting=setting: c.on(key) and c.on(setting),
+            _both(key, setting),
             f"{why}, which does not go with {key}",
             f"Remove {setting} or {key}",
         )

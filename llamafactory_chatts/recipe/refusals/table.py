@@ -61,9 +61,10 @@ def refused(context: Context, own: bool = False) -> Iterator[Finding]:
                     yield Finding(section.level, key, what, context.recipe.where(key), fix)
 
 
-def refuse(context: Context, own: bool = False) -> None:
-    """Raise a :class:`ChatTSError` for the first row that refuses a recipe."""
-    first = next((finding for finding in refused(context, own) if finding.level == "error"), None)
+def refuse(context: Context, own: bool = False, keys: tuple[str, ...] = ()) -> None:
+    """Raise a :class:`ChatTSError` for the first row that refuses a recipe; with ``keys`` of those about them."""
+    errors = (finding for finding in refused(context, own) if finding.level == "error")
+    first = next((finding for finding in errors if not keys or finding.subject in keys), None)
     if first is not None:
         where = f"{first.where}: {first.subject}" if first.where else first.subject
         raise ChatTSError(first.what, where=where, fix=first.fix)
