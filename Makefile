@@ -61,4 +61,4 @@ bench: setup
 	$(BIN)/python benchmarks/train_throughput.py --shape tiny
 
 clean:
-	rm -rf .venv demo_output bench_work bench_results .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv demo_output bench_work bench_results .pytest_cache .ruff_cache .mypy_cache .hypothesis

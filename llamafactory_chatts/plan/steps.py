@@ -90,15 +90,8 @@ def plan_steps(recipe: Recipe, rows: int, world: int) -> Steps:
     """Count the optimizer steps of a recipe; ``tokens_per_batch`` changes how a step is worked through, not its rows.
 
     Raises:
-        ChatTSError: streaming without ``max_steps``, or not one batch is left.
+        ChatTSError: not one batch is left.
     """
-    if recipe["streaming"] and recipe["max_steps"] <= 0:
-        raise ChatTSError(
-            "streamed rows are not counted beforehand, so max_steps must say when to stop",
-            where=f"{recipe.path}: streaming",
-            fix=f"Add max_steps, or remove streaming (the dataset has {rows} rows)",
-        )
-
     return count_steps(
         rows,
         recipe["per_device_train_batch_size"],

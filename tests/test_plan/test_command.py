@@ -224,6 +224,7 @@ class TestAdvice:
         ({"offload_embedding": True}, "the model is not quantised"),
         ({"deepspeed": "none.json"}, "the DeepSpeed file is missing"),
         ({"tokens_per_batch": 10}, "the longest row has"),
+        ({"streaming": True}, "the number of steps must be told"),
         ({"bf16": True, "fp16": True}, "fp16 and bf16 are both on"),
     ],
 )

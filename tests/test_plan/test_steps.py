@@ -79,11 +79,6 @@ def test_no_batch_is_left():
         count_steps(3, 4, drop_last=True)
 
 
-def test_streaming_needs_max_steps():
-    with pytest.raises(ChatTSError, match="max_steps must say when to stop"):
-        plan_steps(Recipe({"streaming": True}, Path("r.yaml")), 10, 1)
-
-
 REAL = {
     "uneven last batch": {"per_device_train_batch_size": 4},
     "last batch dropped": {"per_device_train_batch_size": 4, "dataloader_drop_last": True},

@@ -29,8 +29,16 @@ STAGES = ("sft", "dpo", "kto", "rm")
 Setting = str | int | float | bool | None
 """What a plan may set in a recipe; None: not set."""
 
-COUNTED = ("tokens_per_batch", "quantization_bit", "quantization_method", "offload_embedding", "lm_head_8bit", "fp16")
-"""Settings whose memory is counted: where a training refuses them, there is nothing to count."""
+COUNTED = (
+    "tokens_per_batch",
+    "quantization_bit",
+    "quantization_method",
+    "offload_embedding",
+    "lm_head_8bit",
+    "fp16",
+    "max_steps",
+)
+"""Settings that memory and steps are counted by: where a training refuses them, there is nothing to count."""
 
 ERROR = 0.10
 """How far an estimate of memory was off at most (docs/benchmarks.md): closer than that to the limit is ``tight``."""

@@ -18,6 +18,7 @@ MACHINE: tuple[Refusal, ...] = (
         "the CPU has no fp16 training",
         "Remove it",
     ),
+    ("pure_bf16", lambda c: c.on("pure_bf16") and c.on("use_cpu"), "it is for GPUs", "Remove it"),
     (
         "tf32",
         lambda c: c.on("tf32") and c.on("use_cpu"),
