@@ -140,7 +140,7 @@ class TestSignals:
 
 WORKER = """
 import os, signal, time
-print("begun", os.environ["RANK"], flush=True)
+os.write(1, f"begun {os.environ['RANK']}\\n".encode())  # at once: two workers share the line
 time.sleep(300)
 """
 
