@@ -1,5 +1,7 @@
 """Steps of the launcher tests: a machine made of stand-ins, and what a launcher left behind."""
 
+import _ctypes
+import json
 import os
 import re
 import signal
@@ -19,7 +21,8 @@ KEEP = ("PATH", "HOME", "LANG", "HF_HUB_OFFLINE", "HF_DATASETS_CACHE", "PYTHONPA
 LIMIT = 900.0
 """Seconds after which a test gives up; nothing is expected to take that long, also on a busy machine."""
 
-NVIDIA_SMI = "for i in 0 1 2 3; do echo $i, GPU-$i, NVIDIA A100, 580.1, 81920, 81000, 8.0; done"
+FAKE_DRIVER = Path(__file__).with_name("fake_driver")
+CARDS = [{"uuid": f"GPU-{i}", "name": "NVIDIA A100", "total": 81920, "free": 81000} for i in range(4)]
 
 
 def write_program(folder: Path, name: str, body: str) -> None:
@@ -40,7 +43,10 @@ class Machine:
         self.folder, self.bin, self.out = folder, folder / "bin", folder / "out"
         self.programs("echo trained: $*")
         write_program(self.bin, "lmf-chatts", f'exec "{sys.executable}" -m llamafactory_chatts.cli "$@"')
-        write_program(self.bin, "nvidia-smi", NVIDIA_SMI)
+        self.cards = CARDS
+        self.libraries = folder / "driver"
+        self.libraries.mkdir(exist_ok=True)  # that the driver is there is seen by its library: any will do
+        (self.libraries / "libnvidia-ml.so.1").symlink_to(Path(_ctypes.__file__))
 
     def programs(self, trains: str) -> None:
         """Set what every training program does, a piece of bash."""
@@ -54,6 +60,9 @@ class Machine:
             "OUTPUT_ROOT": str(self.folder / "jobs"),
             "PREFLIGHT": "0",
             "PATH": f"{self.bin}:{kept['PATH']}",
+            "PYTHONPATH": os.pathsep.join([str(FAKE_DRIVER), *filter(None, [kept.get("PYTHONPATH")])]),
+            "LD_LIBRARY_PATH": str(self.libraries),
+            "FAKE_NVML": json.dumps({"cards": self.cards}),
         }
         return {**kept, **mine, **variables}
 

@@ -214,7 +214,7 @@ class TestReference:
 
     def test_sharded_weights_are_refused(self, runs, monkeypatch, nothing_loads):
         sft = runs.train("sft_lora", timeseries_tuning="lora", max_steps=3)
-        monkeypatch.setattr("transformers.integrations.is_deepspeed_zero3_enabled", lambda: True)
+        monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
         with pytest.raises(ChatTSError, match="ZeRO-3 and FSDP cannot keep .* Name it in ref_model"):
             load_all(runs.recipe(adapter_name_or_path=str(sft), dataset="pairs", eval_dataset=None, stage="dpo"))
 

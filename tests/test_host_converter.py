@@ -176,9 +176,9 @@ class TestCells:
         write_dataset([row("v.csv", "Look <ts><ts/>")], **ALPACA)
         settings = recipe(media_dir=str(media))
         load_data(settings)
-        from llamafactory_chatts.host.rows import converter
+        from llamafactory_chatts.rows import cells
 
-        monkeypatch.setattr(converter, "read_series_file", None)  # would fail if it were called
+        monkeypatch.setattr(cells, "read_series_file", None)  # would fail if it were called
         assert series_of(load_data(settings).train[0]) == [B]
 
 

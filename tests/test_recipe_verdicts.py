@@ -1,4 +1,4 @@
-"""Who reads a recipe agrees about it: the host's parser, the preflight, ``plan`` and ``doctor``, over random recipes."""
+"""All that read a recipe agree about it: the parser, the preflight, ``plan`` and ``doctor``, over random recipes."""
 
 import json
 

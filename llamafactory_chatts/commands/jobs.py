@@ -157,9 +157,9 @@ def _check_gpus(jobs: list[Job], args: argparse.Namespace) -> None:
     if args.device == "cpu":
         there = [str(slot) for slot in range(args.slots)]
     else:
-        from ..recipe.machine.gpus import gpus
+        from ..recipe.machine.gpus import driver
 
-        there = [str(card.index) for card in gpus()]
+        there = [str(card.index) for card in driver().cards]
         if not there:
             raise ChatTSError("no GPU is found", fix="Set DEVICE=cpu (--device cpu) to run without one")
 

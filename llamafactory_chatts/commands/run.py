@@ -156,9 +156,9 @@ def _refuse(run: Run, cpu: bool, port: int | None) -> None:
             raise ChatTSError(f"{words[0]} is not found", fix="Activate the environment that it is installed in")
 
     if run.gpus is not None and not cpu:
-        from ..recipe.machine.gpus import gpus
+        from ..recipe.machine.gpus import driver
 
-        there = [str(card.index) for card in gpus()]
+        there = [str(card.index) for card in driver().cards]
         if not there:
             raise ChatTSError("no GPU is found", fix="Set DEVICE=cpu (--device cpu) to run without one")
 

@@ -73,7 +73,7 @@ class TestInstallation:
     def found(self, monkeypatch):
         """Return a list: the findings of the environment, asked without probes."""
         findings = [Finding("ok", "python", "3.11")]
-        monkeypatch.setattr(environment, "check_environment", lambda installation: findings)
+        monkeypatch.setattr(environment, "check_environment", lambda installation, more: findings)
         monkeypatch.setattr(environment.Installation, "torch", {"torch": {}, "end": ""})
         return findings
 
