@@ -60,11 +60,17 @@ class Machine:
             "OUTPUT_ROOT": str(self.folder / "jobs"),
             "PREFLIGHT": "0",
             "PATH": f"{self.bin}:{kept['PATH']}",
+            **self.driver(kept),
+        }
+        return {**kept, **mine, **variables}
+
+    def driver(self, kept: dict[str, str]) -> dict[str, str]:
+        """Return the variables by which programs see the cards."""
+        return {
             "PYTHONPATH": os.pathsep.join([str(FAKE_DRIVER), *filter(None, [kept.get("PYTHONPATH")])]),
             "LD_LIBRARY_PATH": str(self.libraries),
             "FAKE_NVML": json.dumps({"cards": self.cards}),
         }
-        return {**kept, **mine, **variables}
 
     def start(self, script: str, *words: str, **variables: str) -> subprocess.Popen:
         """Start a script of shell/, or lmf-chatts, and return at once."""

@@ -29,6 +29,9 @@ class RealMachine(Machine):
         self.folder, self.bin, self.out = folder, f"{warm.folder()}:{BIN}", folder / "out"
         self.base = base
 
+    def driver(self, kept):
+        return {}
+
     def environment(self, **variables):
         mine = {
             "DEVICE": "cpu",
