@@ -81,7 +81,7 @@ def requirements(extras: tuple[str, ...] = EXTRAS) -> "list[Requirement]":
 @functools.cache
 def _ranges() -> dict[str, str]:
     wanted = requirements(("quantization", "deepspeed", "excel", "metrics"))
-    return {one.name.lower(): ",".join(sorted(map(str, one.specifier), reverse=True)) for one in wanted}
+    return {_name(one.name): ",".join(sorted(map(str, one.specifier), reverse=True)) for one in wanted}
 
 
 def is_ours(package: str) -> bool:
@@ -121,7 +121,7 @@ def _name(requirement: str) -> str:
     for mark in "<>=!~ ;":
         head = head.split(mark)[0]
 
-    return head.lower().replace("_", "-")
+    return re.sub(r"[-_.]+", "-", head).lower()  # ruamel.yaml is ruamel-yaml
 
 
 def _quoted(requirement: str) -> str:

@@ -89,6 +89,7 @@ class TestTheTestItself:
 
 def test_install_words_the_ranges():
     assert install("trl") == install("trl<0.9") == "pip install 'trl>=0.24.0,<0.25'"
+    assert install("ruamel.yaml") == install("ruamel-yaml") == "pip install 'ruamel-yaml>=0.18,<0.20'"
     assert install("ninja") == "pip install ninja" and install("other>=2") == "pip install 'other>=2'"
     assert install("torch", options="--force-reinstall").startswith("pip install --force-reinstall 'torch>=2.8,<2.12'")
 
